@@ -1,0 +1,94 @@
+"""SQL of the published files, compiled from the contract: the only columns that can leave are the ones written there."""
+
+from __future__ import annotations
+
+from imunizacao.contract import Column, Contract
+from imunizacao.sql.compile import literal, quote_identifier
+
+_FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+"""A spreadsheet runs a cell that starts like this (OWASP: CSV injection). Tabs and line breaks never get here."""
+
+_PHYSICAL_KEY = ("nu_parte", "nu_linha", "nu_dose")
+
+
+def csv_body_copy(contract: Contract, *, first_by: str) -> str:
+    """`COPY` of the rows to publish, in total order, without a header, as the dialect of the contract wants it.
+
+    Parameters of the statement: `$dose` and `$bad_keys` (Parquet), `$destination`. `first_by` is the internal column that
+    comes first in the order (the UF); then the municipality and the contract's sort key; the physical key makes the order
+    total whatever the data.
+    """
+    columns = ",\n    ".join(
+        f"{_published(contract, column)} as {quote_identifier(column.name)}" for column in contract.columns
+    )
+    order = (first_by, "co_municipio_estabelecimento", *contract.sort_key, *_PHYSICAL_KEY)
+    by = ", ".join(dict.fromkeys(f"good.{quote_identifier(name)}" for name in order))
+    return f"copy (\n{_GOOD}\nselect\n    {columns}\nfrom good\norder by {by}\n)\nto $destination {_CSV}"
+
+
+def plain_csv_copy(contract: Contract) -> str:
+    """`COPY` of a Parquet `$source` that already has the contract's columns, in key order. Parameter: `$destination`."""
+    columns = ",\n    ".join(
+        f"{_published(contract, column)} as {quote_identifier(column.name)}" for column in contract.columns
+    )
+    by = ", ".join(quote_identifier(name) for name in contract.sort_key)
+    return (
+        f"copy (\nselect\n    {columns}\nfrom read_parquet($source) as good\norder by {by}\n)\nto $destination {_CSV}"
+    )
+
+
+def facts_select(contract: Contract) -> str:
+    """One row about the rows to publish: per column the filled ones, the neutralised ones and the ones left empty.
+
+    Columns `filled_<n>`, `neutralised_<n>`, `blanked_<n>` for column n (from 0) of the contract.
+    """
+    facts = []
+    for number, column in enumerate(contract.columns):
+        name = f"good.{quote_identifier(column.name)}"
+        allowed = _allowed(column)
+        kept = f"{name} is not null" + (f" and {allowed}" if allowed else "")
+        formula = (
+            f"{name} is not null and {_starts_a_formula(name)}" if column.name in contract.text_columns else "false"
+        )
+        blanked = f"{name} is not null and not ({allowed})" if allowed else "false"
+        facts.append(f"count(*) filter ({kept}) as filled_{number}")
+        facts.append(f"count(*) filter ({formula}) as neutralised_{number}")
+        facts.append(f"count(*) filter ({blanked}) as blanked_{number}")
+    return f"{_GOOD}\nselect\n    " + ",\n    ".join(facts) + "\nfrom good"
+
+
+_GOOD = (
+    "with good as (\n"
+    "    select * from read_parquet($dose)\n"
+    "    anti join (select nu_parte, nu_linha, nu_dose from read_parquet($bad_keys)) using (nu_parte, nu_linha, nu_dose)\n"
+    ")"
+)
+_CSV = "(format csv, header false, delimiter ';', quote '\"', escape '\"', force_quote *, nullstr '')"
+
+
+def _published(contract: Contract, column: Column) -> str:
+    name = f"good.{quote_identifier(column.name)}"
+    value = name
+    if column.name in contract.text_columns:
+        value = f"case when {_starts_a_formula(name)} then '''' || {name} else {name} end"
+    allowed = _allowed(column)
+    return f"case when {allowed} then {value} end" if allowed else value
+
+
+def _starts_a_formula(name: str) -> str:
+    return f"substr({name}, 1, 1) in ({', '.join(literal(sign) for sign in _FORMULA_STARTS)})"
+
+
+def _allowed(column: Column) -> str:
+    """Condition that a value of an optional column must keep, or it is left empty; required columns are judged by rules."""
+    if column.required or column.type != "string":
+        return ""
+    name = f"good.{quote_identifier(column.name)}"
+    tests = []
+    if column.pattern is not None:
+        tests.append(f"regexp_full_match({name}, {literal(column.pattern)})")
+    if column.enum:
+        tests.append(f"{name} in ({', '.join(literal(value) for value in column.enum)})")
+    if column.max_length is not None:
+        tests.append(f"length({name}) <= {column.max_length}")
+    return " and ".join(tests)
