@@ -1,0 +1,315 @@
+"""Flatten: landed documents become doses, each document with exactly one fate.
+
+One set-based pass reads the JSON (`sql/flatten/20_raw_document.sql`); all decisions about documents (repeated, superseded,
+removed) move keys only; one last pass joins the references and writes the table that the rules judge. No identifier of a
+person leaves this step: CNS and CPF become an HMAC, birth dates an age.
+"""
+
+from __future__ import annotations
+
+import hmac
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+from imunizacao.errors import ContractViolation
+from imunizacao.events import Progress, log_event, no_progress
+from imunizacao.extract import LandingManifest, read_landing_manifest
+from imunizacao.models import DocumentAccount, ExtractReceipt, FlattenReceipt, RunContext, fingerprint
+from imunizacao.reference import ReferenceSet, load_references
+from imunizacao.settings import EngineSettings, PseudonymSettings
+from imunizacao.sql import Engine, open_engine
+from imunizacao.storage import ObjectStore, file_ref, put_receipt, read_receipt
+
+STAGE = "flatten"
+_MACROS = (
+    "01_macro_texto",
+    "02_macro_instante",
+    "03_macro_data_civil",
+    "04_macro_data_hora",
+    "05_macro_cns_valido",
+    "06_macro_cpf_valido",
+    "07_macro_pseudonimo",
+    "08_macro_base_documento",
+    "09_macro_id_dose",
+    "10_macro_extensao",
+)
+_PNI_TABLES = (
+    "imunobiologico",
+    "dose",
+    "local_aplicacao",
+    "via_administracao",
+    "estrategia_vacinacao",
+    "origem_registro",
+    "grupo_atendimento",
+    "fabricante",
+    "condicao_maternal",
+    "pais",
+    "raca_cor",
+    "etnia_indigena",
+    "tipo_estabelecimento",
+    "natureza_estabelecimento",
+    "sistema_origem",
+)
+
+
+def flatten_day(
+    context: RunContext,
+    *,
+    extract: ExtractReceipt,
+    references: ReferenceSet,
+    pseudonym: PseudonymSettings,
+    work: ObjectStore,
+    engine: EngineSettings,
+    progress: Progress = no_progress,
+) -> FlattenReceipt:
+    """Turn the landing of a day into the table of doses, the structural quarantine and the removals.
+
+    Grain of the table: one dose of one document version. The account `fetched = unique + duplicates` and
+    `doses = candidates + quarantined + superseded + removed` is checked here; a gap is a `ContractViolation`.
+    A valid receipt of the same inputs (landing, references, pseudonym key, code) is returned as it is.
+    """
+    key_check = hmac.new(pseudonym.key, b"fingerprint of the key, not the key", sha256).hexdigest()
+    mark = fingerprint(
+        STAGE,
+        context.code_version,
+        {
+            "landing": extract.landing_sha256,
+            "references": sha256(repr(references.versions).encode()).hexdigest(),
+            "pseudonym": f"{pseudonym.key_id}:{key_check}",
+        },
+    )
+    done = read_receipt(work, context.prefix(STAGE), FlattenReceipt, mark)
+    if done is not None:
+        log_event("flatten.reused", day=str(context.day), candidates=done.candidates)
+        return done
+    started = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="flatten-", dir=engine.scratch_dir))
+    try:
+        manifest = read_landing_manifest(work, extract)
+        landed = _download_landing(work, manifest, folder, progress)
+        tables = load_references(work, references, folder)
+        with open_engine(engine, folder) as duck:
+            counts, codes = run_flatten(
+                duck,
+                parts=landed.parts,
+                lines=landed.lines,
+                rejects=landed.rejects,
+                tables=tables,
+                pseudonym=pseudonym,
+                day_start=context.day.start.isoformat(),
+                day_end=context.day.end.isoformat(),
+                folder=folder,
+                progress=progress,
+            )
+        if counts["fetched"] != extract.fetched:
+            raise ContractViolation(
+                f"Landing of {context.day} holds {counts['fetched']} entries, extract counted {extract.fetched}. "
+                "Nothing was published. Clear `extract` and run the day again; see docs/runbook/account-gap.md."
+            )
+        prefix = context.prefix(STAGE)
+        receipt = FlattenReceipt(
+            stage=STAGE,
+            day=str(context.day),
+            run_id=context.run_id,
+            code_version=context.code_version,
+            fingerprint=mark,
+            seconds=round(time.monotonic() - started, 3),
+            dose=file_ref(work, prefix + "dose.parquet", folder / "dose.parquet", rows=counts["candidates"]),
+            quarantine=file_ref(
+                work, prefix + "quarantine_dose.parquet", folder / "quarantine_dose.parquet", rows=counts["quarantined"]
+            ),
+            removed=file_ref(work, prefix + "removed.parquet", folder / "removed.parquet", rows=counts["removals"]),
+            documents=DocumentAccount(
+                fetched=counts["fetched"], unique=counts["unique"], duplicates=counts["duplicates"]
+            ),
+            doses=counts["doses"],
+            candidates=counts["candidates"],
+            quarantined=counts["quarantined"],
+            superseded=counts["superseded"],
+            removed_doses=counts["removed"],
+            slow_path=counts["any_shape"],
+            pseudonym_key_id=pseudonym.key_id,
+            references=references.versions,
+            code_counts=codes,
+        )
+        put_receipt(work, prefix, receipt)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    log_event(
+        "flatten.done",
+        day=str(context.day),
+        unique=receipt.documents.unique,
+        duplicates=receipt.documents.duplicates,
+        doses=receipt.doses,
+        candidates=receipt.candidates,
+        quarantined=receipt.quarantined,
+        superseded=receipt.superseded,
+        removed=receipt.removed_doses,
+        seconds=receipt.seconds,
+    )
+    return receipt
+
+
+def run_flatten(
+    duck: Engine,
+    *,
+    parts: Sequence[Path],
+    lines: Sequence[int],
+    rejects: Sequence[Path],
+    tables: Mapping[str, Path],
+    pseudonym: PseudonymSettings,
+    day_start: str,
+    day_end: str,
+    folder: Path,
+    progress: Progress = no_progress,
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Run the SQL of the stage over local files and write three Parquet files into `folder`.
+
+    `parts` are zstd NDJSON files in landing order and `lines` their line counts; `tables` maps `cnes`, `municipios` and the
+    PNI tables to Parquet. Returns the account (names as in `sql/flatten/92_account.sql` without `qt_`, plus `removals`) and
+    the code counts. Raises `ContractViolation` when lines are missing or the account does not close.
+    """
+    raw = str(folder / "raw_document.parquet")
+    for name in _MACROS:
+        duck.run(f"flatten/{name}")
+    steps = 7
+    progress("flatten", 0, steps)
+    if parts:
+        duck.run("flatten/20_raw_document", parts=[str(path) for path in parts], destination=raw)
+    else:
+        duck.run("flatten/20_raw_document", parts=[str(_empty_part(folder))], destination=raw)
+    progress("flatten", 1, steps)
+    found = int(duck.row("flatten/20_raw_document_count", raw_document=raw)[0])
+    if found != sum(lines):
+        raise ContractViolation(
+            f"{found} lines were read from {len(parts)} landed parts that should hold {sum(lines)}. Nothing was published. "
+            "Clear `extract` and run the day again; see docs/runbook/account-gap.md."
+        )
+    first, position = [], 0
+    for count in lines:
+        first.append(position)
+        position += count
+    numbered = [(number, start) for number, (start, count) in enumerate(zip(first, lines, strict=True), 1) if count]
+    duck.run("flatten/21_raw_any_shape_document", raw_document=raw)
+    duck.run("flatten/22_raw_any_shape_dose", raw_document=raw)
+    if rejects:
+        duck.run("flatten/23_raw_rejected", rejects=[str(path) for path in rejects])
+    else:
+        duck.run("flatten/24_raw_rejected_none")
+    duck.run(
+        "flatten/25_raw_part",
+        parts=[str(number) for number, _ in numbered],
+        first_lines=[str(start) for _, start in numbered],
+    )
+    progress("flatten", 2, steps)
+    duck.run("flatten/30_stg_document", raw_document=raw, day_start=day_start, day_end=day_end)
+    for name in ("40_int_duplicate", "50_int_replaces", "51_int_reach", "52_int_superseded", "60_int_fate"):
+        duck.run(f"flatten/{name}")
+    progress("flatten", 3, steps)
+    duck.run("flatten/70_int_dose_key", raw_document=raw, cnes=str(tables["cnes"]))
+    progress("flatten", 4, steps)
+    inner, outer = _hmac_pads(pseudonym.key)
+    duck.run(
+        "flatten/80_dose",
+        raw_document=raw,
+        destination=str(folder / "dose.parquet"),
+        chave_i=inner,
+        chave_o=outer,
+        cnes=str(tables["cnes"]),
+        municipios=str(tables["municipios"]),
+        **{name: str(tables[name]) for name in _PNI_TABLES},
+    )
+    progress("flatten", 5, steps)
+    duck.run("flatten/90_quarantine_dose", destination=str(folder / "quarantine_dose.parquet"))
+    duck.run("flatten/91_removed", destination=str(folder / "removed.parquet"))
+    progress("flatten", 6, steps)
+    names = (
+        "fetched",
+        "unique",
+        "duplicates",
+        "doses",
+        "candidates",
+        "quarantined",
+        "superseded",
+        "removed",
+        "any_shape",
+    )
+    counts = {name: int(value) for name, value in zip(names, duck.row("flatten/92_account"), strict=True)}
+    written = duck.row(
+        "flatten/94_written",
+        dose=str(folder / "dose.parquet"),
+        quarantine=str(folder / "quarantine_dose.parquet"),
+        removed=str(folder / "removed.parquet"),
+    )
+    counts["removals"] = int(written[2])
+    _require_closed(counts, doses_written=int(written[0]), quarantined_written=int(written[1]))
+    codes = {
+        str(name): int(count) for name, count in duck.rows("flatten/93_code_counts", dose=str(folder / "dose.parquet"))
+    }
+    (folder / "raw_document.parquet").unlink()
+    progress("flatten", steps, steps)
+    return counts, codes
+
+
+def _require_closed(counts: Mapping[str, int], *, doses_written: int, quarantined_written: int) -> None:
+    gaps = []
+    if counts["fetched"] != counts["unique"] + counts["duplicates"]:
+        gaps.append(f"fetched {counts['fetched']} ≠ unique {counts['unique']} + duplicates {counts['duplicates']}")
+    fates = counts["candidates"] + counts["quarantined"] + counts["superseded"] + counts["removed"]
+    if counts["doses"] != fates:
+        gaps.append(f"doses {counts['doses']} ≠ {fates} doses with a fate")
+    if doses_written != counts["candidates"]:
+        gaps.append(f"table of doses has {doses_written} rows, account says {counts['candidates']}")
+    if quarantined_written != counts["quarantined"]:
+        gaps.append(f"quarantine has {quarantined_written} rows, account says {counts['quarantined']}")
+    if gaps:
+        raise ContractViolation(
+            "The account of flatten does not close: "
+            + "; ".join(gaps)
+            + ". Nothing was published; see docs/runbook/account-gap.md."
+        )
+
+
+class _Landed:
+    __slots__ = ("lines", "parts", "rejects")
+
+    def __init__(self) -> None:
+        self.parts: list[Path] = []
+        self.lines: list[int] = []
+        self.rejects: list[Path] = []
+
+
+def _download_landing(work: ObjectStore, manifest: LandingManifest, folder: Path, progress: Progress) -> _Landed:
+    landed = _Landed()
+    total = sum(len(piece.parts) for piece in manifest.slices)
+    for piece in manifest.slices:
+        for part in piece.parts:
+            path = folder / f"part-{len(landed.parts):05d}.ndjson.zst"
+            work.download(part.key, path, sha256=part.sha256)
+            landed.parts.append(path)
+            landed.lines.append(part.rows)
+            progress("download landing", len(landed.parts), total)
+        if piece.rejects is not None:
+            path = folder / f"rejects-{len(landed.rejects):05d}.ndjson.zst"
+            work.download(piece.rejects.key, path, sha256=piece.rejects.sha256)
+            landed.rejects.append(path)
+    return landed
+
+
+def _empty_part(folder: Path) -> Path:
+    import pyarrow
+
+    path = folder / "part-empty.ndjson.zst"
+    with pyarrow.CompressedOutputStream(str(path), "zstd"):
+        pass
+    return path
+
+
+def _hmac_pads(key: bytes) -> tuple[bytes, bytes]:
+    """RFC 2104: the two 64-byte blocks whose hashes make an HMAC."""
+    block = (sha256(key).digest() if len(key) > 64 else key).ljust(64, b"\0")
+    return bytes(b ^ 0x36 for b in block), bytes(b ^ 0x5C for b in block)

@@ -1,0 +1,12 @@
+-- Civil date of a FHIR date or date-time. A text with a local offset is dated where it was written; a text in UTC is dated
+-- in Brasilia, because 2021-05-21T01:04:28Z is still the 20th for the person who was vaccinated.
+-- A partial date (2021 or 2021-05) names no day: null.
+-- writes: macro data_civil(valor)
+create or replace temp macro data_civil(valor) as
+case
+    when length(valor) = 10 then try_cast(valor as date)
+    when length(valor) > 16 and valor[11] = 'T' and (ends_with(valor, 'Z') or ends_with(valor, '+00:00'))
+        then cast(timezone('America/Sao_Paulo', try_cast(valor as timestamptz)) as date)
+    when length(valor) > 16 and valor[11] = 'T' and try_cast(valor as timestamptz) is not null
+        then try_cast(valor[:10] as date)
+end

@@ -1,0 +1,86 @@
+-- Every landed line with its identity, its version and what it says of other documents. Narrow on purpose: the steps that decide
+-- about documents (duplicates, replacements, removals) move keys, never rows.
+-- reads:  $raw_document, raw_any_shape_document
+-- writes: stg_document
+-- grain:  landed line (nu_documento)
+-- params: $raw_document text, $day_start text, $day_end text (instants of the half-open day)
+create or replace temp table stg_document as
+with raw_document as (
+    select *, file_row_number as nu_documento
+    from read_parquet($raw_document, file_row_number = true)
+),
+
+any_shape as (select * from raw_any_shape_document),
+
+joined as (
+    select
+        raw_document.nu_documento,
+        raw_document.in_json,
+        raw_document.in_forma,
+        raw_document.nu_hash,
+        raw_document.tp_recurso,
+        raw_document.tp_bundle,
+        raw_document.tx_identifier_system,
+        raw_document.tx_identifier_value,
+        raw_document.tx_last_updated,
+        instante(raw_document.tx_last_updated) as dt_instante,
+        coalesce(try_cast(raw_document.tx_version_id as bigint), 0) as nu_versao,
+        coalesce(
+            case
+                when contains(raw_document.tx_full_url, '/')
+                    then regexp_extract(regexp_replace(raw_document.tx_full_url, '/_history/.*$', ''), '([^/]+)$', 1)
+            end,
+            raw_document.id_bundle,
+            raw_document.id_composition,
+            any_shape.id_composition
+        ) as id_documento,
+        case when raw_document.in_forma then 1 else coalesce(any_shape.qt_doses, 0) end as qt_doses,
+        case when raw_document.in_forma then 1 else coalesce(any_shape.qt_composition, 0) end as qt_composition,
+        case when raw_document.in_forma then raw_document.st_composition else any_shape.st_composition end as st_composition,
+        case when raw_document.in_forma then raw_document.tp_relates_to else any_shape.tp_relates_to end as tp_relates_to,
+        case when raw_document.in_forma then raw_document.tx_relates_to else any_shape.tx_relates_to end as tx_relates_to,
+        case
+            when raw_document.in_forma then raw_document.tx_perfil_composition else any_shape.tx_perfil_composition
+        end as tx_perfil_composition
+    from raw_document
+    left join any_shape on raw_document.nu_documento = any_shape.nu_documento
+)
+
+select
+    nu_documento,
+    nu_hash,
+    in_forma,
+    dt_instante,
+    nu_versao,
+    id_documento,
+    -- A line without any id is its own document; two lines with the same bytes are still one.
+    coalesce(nullif(base_documento(id_documento), ''), 'sem-id:' || cast(nu_hash as varchar)) as co_chave,
+    greatest(qt_doses, 1) as qt_doses,
+    st_composition,
+    tx_perfil_composition,
+    case
+        when contains(tx_identifier_system, '/BRRNDS-') and tx_identifier_value <> ''
+            then tx_identifier_system || '|' || tx_identifier_value
+    end as co_linhagem,
+    case when tp_relates_to = 'replaces' then nullif(texto(tx_relates_to), '') end as tx_substitui,
+    case when tp_relates_to = 'replaces' then nullif(base_documento(tx_relates_to), '') end as co_chave_substituida,
+    list_filter(
+        [
+            case when not in_json then 'JSON_INVALID' end,
+            case when in_json and not coalesce(tp_recurso = 'Bundle' and tp_bundle = 'document', false) then 'NOT_A_DOCUMENT' end,
+            case when in_json and id_documento is null then 'ID_MISSING' end,
+            case when in_json and dt_instante is null then 'LAST_UPDATED_INVALID' end,
+            case
+                when dt_instante < cast($day_start as timestamptz) or dt_instante >= cast($day_end as timestamptz)
+                    then 'LAST_UPDATED_OUTSIDE_DAY'
+            end,
+            case when in_json and qt_composition <> 1 then 'COMPOSITION_INVALID' end,
+            case
+                when qt_composition = 1 and coalesce(st_composition, '') not in ('final', 'entered-in-error')
+                    then 'STATUS_UNKNOWN'
+            end,
+            case when in_json and qt_doses = 0 then 'DOSE_MISSING' end
+        ],
+        lambda motivo: motivo is not null
+    ) as ds_motivos
+from joined
