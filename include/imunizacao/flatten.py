@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
+import pyarrow
+
 from imunizacao.errors import ContractViolation
 from imunizacao.events import Progress, log_event, no_progress
 from imunizacao.extract import LandingManifest, read_landing_manifest
@@ -103,6 +105,7 @@ def flatten_day(
                 day_start=context.day.start.isoformat(),
                 day_end=context.day.end.isoformat(),
                 folder=folder,
+                threads=engine.threads,
                 progress=progress,
             )
         if counts["fetched"] != extract.fetched:
@@ -165,6 +168,7 @@ def run_flatten(
     day_start: str,
     day_end: str,
     folder: Path,
+    threads: int = 2,
     progress: Progress = no_progress,
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Run the SQL of the stage over local files and write three Parquet files into `folder`.
@@ -173,60 +177,39 @@ def run_flatten(
     PNI tables to Parquet. Returns the account (names as in `sql/flatten/92_account.sql` without `qt_`, plus `removals`) and
     the code counts. Raises `ContractViolation` when lines are missing or the account does not close.
     """
-    raw = str(folder / "raw_document.parquet")
     for name in _MACROS:
         duck.run(f"flatten/{name}")
-    steps = 7
-    progress("flatten", 0, steps)
-    if parts:
-        duck.run("flatten/20_raw_document", parts=[str(path) for path in parts], destination=raw)
-    else:
-        duck.run("flatten/20_raw_document", parts=[str(_empty_part(folder))], destination=raw)
-    progress("flatten", 1, steps)
+    landed = list(parts) or [_empty_part(folder)]
+    raw = [str(folder / f"raw_document-{number:05d}.parquet") for number in range(1, len(landed) + 1)]
+    work = [
+        {"part": str(part), "nu_parte": number, "destination": destination}
+        for number, (part, destination) in enumerate(zip(landed, raw, strict=True), 1)
+    ]
+    for done, _ in enumerate(duck.run_each("flatten/20_raw_document", work, threads=threads), 1):
+        progress("flatten: read", done, len(work))
     found = int(duck.row("flatten/20_raw_document_count", raw_document=raw)[0])
     if found != sum(lines):
         raise ContractViolation(
             f"{found} lines were read from {len(parts)} landed parts that should hold {sum(lines)}. Nothing was published. "
             "Clear `extract` and run the day again; see docs/runbook/account-gap.md."
         )
-    first, position = [], 0
-    for count in lines:
-        first.append(position)
-        position += count
-    numbered = [(number, start) for number, (start, count) in enumerate(zip(first, lines, strict=True), 1) if count]
+    steps = 5
+    progress("flatten", 0, steps)
     duck.run("flatten/21_raw_any_shape_document", raw_document=raw)
     duck.run("flatten/22_raw_any_shape_dose", raw_document=raw)
     if rejects:
         duck.run("flatten/23_raw_rejected", rejects=[str(path) for path in rejects])
     else:
         duck.run("flatten/24_raw_rejected_none")
-    duck.run(
-        "flatten/25_raw_part",
-        parts=[str(number) for number, _ in numbered],
-        first_lines=[str(start) for _, start in numbered],
-    )
-    progress("flatten", 2, steps)
+    progress("flatten", 1, steps)
     duck.run("flatten/30_stg_document", raw_document=raw, day_start=day_start, day_end=day_end)
     for name in ("40_int_duplicate", "50_int_replaces", "51_int_reach", "52_int_superseded", "60_int_fate"):
         duck.run(f"flatten/{name}")
-    progress("flatten", 3, steps)
+    progress("flatten", 2, steps)
     duck.run("flatten/70_int_dose_key", raw_document=raw, cnes=str(tables["cnes"]))
-    progress("flatten", 4, steps)
-    inner, outer = _hmac_pads(pseudonym.key)
-    duck.run(
-        "flatten/80_dose",
-        raw_document=raw,
-        destination=str(folder / "dose.parquet"),
-        chave_i=inner,
-        chave_o=outer,
-        cnes=str(tables["cnes"]),
-        municipios=str(tables["municipios"]),
-        **{name: str(tables[name]) for name in _PNI_TABLES},
-    )
-    progress("flatten", 5, steps)
+    progress("flatten", 3, steps)
     duck.run("flatten/90_quarantine_dose", destination=str(folder / "quarantine_dose.parquet"))
     duck.run("flatten/91_removed", destination=str(folder / "removed.parquet"))
-    progress("flatten", 6, steps)
     names = (
         "fetched",
         "unique",
@@ -239,6 +222,21 @@ def run_flatten(
         "any_shape",
     )
     counts = {name: int(value) for name, value in zip(names, duck.row("flatten/92_account"), strict=True)}
+
+    for table in ("stg_document", "int_duplicate", "int_replaces", "int_reach", "int_superseded", "int_fate"):
+        duck.drop(table)
+    inner, outer = _hmac_pads(pseudonym.key)
+    duck.stream(
+        "flatten/80_dose",
+        raw_document=raw,
+        destination=str(folder / "dose.parquet"),
+        chave_i=inner,
+        chave_o=outer,
+        cnes=str(tables["cnes"]),
+        municipios=str(tables["municipios"]),
+        **{name: str(tables[name]) for name in _PNI_TABLES},
+    )
+    progress("flatten", 4, steps)
     written = duck.row(
         "flatten/94_written",
         dose=str(folder / "dose.parquet"),
@@ -250,7 +248,8 @@ def run_flatten(
     codes = {
         str(name): int(count) for name, count in duck.rows("flatten/93_code_counts", dose=str(folder / "dose.parquet"))
     }
-    (folder / "raw_document.parquet").unlink()
+    for path in raw:
+        Path(path).unlink()
     progress("flatten", steps, steps)
     return counts, codes
 
@@ -301,8 +300,6 @@ def _download_landing(work: ObjectStore, manifest: LandingManifest, folder: Path
 
 
 def _empty_part(folder: Path) -> Path:
-    import pyarrow
-
     path = folder / "part-empty.ndjson.zst"
     with pyarrow.CompressedOutputStream(str(path), "zstd"):
         pass

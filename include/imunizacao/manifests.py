@@ -27,7 +27,7 @@ class _Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defa
     """Camel case outside, snake case inside; optional fields are left out when they say nothing."""
 
 
-class Source(_Wire):
+class Source(_Wire, frozen=True, kw_only=True):
     """Documents: fetched = unique + duplicates."""
 
     announced: int | None
@@ -36,7 +36,7 @@ class Source(_Wire):
     unique: int
 
 
-class Account(_Wire):
+class Account(_Wire, frozen=True, kw_only=True):
     """Doses: doses = published + quarantined + superseded + removed."""
 
     doses: int
@@ -46,7 +46,7 @@ class Account(_Wire):
     removed: int
 
 
-class Diff(_Wire):
+class Diff(_Wire, frozen=True, kw_only=True):
     """Doses that differ from the superseded revision."""
 
     added: int
@@ -55,7 +55,7 @@ class Diff(_Wire):
     path: str | None = None
 
 
-class Reconciliation(_Wire):
+class Reconciliation(_Wire, frozen=True, kw_only=True):
     """What a reader counted in the bucket after the commit."""
 
     verdict: str
@@ -63,7 +63,7 @@ class Reconciliation(_Wire):
     detail: str | None = None
 
 
-class Current(_Wire):
+class Current(_Wire, frozen=True, kw_only=True):
     """What a reader should read now."""
 
     content_id: str
@@ -75,21 +75,21 @@ class Current(_Wire):
     data_through: str
 
 
-class CnesVersion(_Wire):
+class CnesVersion(_Wire, frozen=True, kw_only=True):
     """CNES snapshot."""
 
     competencia: str
     sha256: str
 
 
-class TableVersion(_Wire):
+class TableVersion(_Wire, frozen=True, kw_only=True):
     """A reference table or group of tables."""
 
     sha256: str
     version: str | None = None
 
 
-class References(_Wire):
+class References(_Wire, frozen=True, kw_only=True):
     """Reference tables that a day was made with."""
 
     cnes: CnesVersion
@@ -97,14 +97,14 @@ class References(_Wire):
     pni: TableVersion
 
 
-class Rules(_Wire):
+class Rules(_Wire, frozen=True, kw_only=True):
     """Suite that a day was judged by."""
 
     suite: str
     sha256: str
 
 
-class Entry(_Wire):
+class Entry(_Wire, frozen=True, kw_only=True):
     """One revision in the history of a day."""
 
     revision: int
@@ -131,7 +131,7 @@ class Entry(_Wire):
     purged_at: str | None = None
 
 
-class Head(_Wire):
+class Head(_Wire, frozen=True, kw_only=True):
     """`v1/days/<day>/head.json`: the commit of one day."""
 
     schema: str
@@ -142,7 +142,7 @@ class Head(_Wire):
     history: list[Entry]
 
 
-class UfFile(_Wire):
+class UfFile(_Wire, frozen=True, kw_only=True):
     """A UF in day.json: its descriptor."""
 
     uf: str
@@ -154,7 +154,7 @@ class UfFile(_Wire):
     municipalities: int
 
 
-class RemovedFile(_Wire):
+class RemovedFile(_Wire, frozen=True, kw_only=True):
     """removed.csv in day.json."""
 
     path: str
@@ -163,7 +163,7 @@ class RemovedFile(_Wire):
     rows: int
 
 
-class OutcomeFile(_Wire):
+class OutcomeFile(_Wire, frozen=True, kw_only=True):
     """outcome.json in day.json."""
 
     path: str
@@ -171,7 +171,7 @@ class OutcomeFile(_Wire):
     bytes: int
 
 
-class DayFiles(_Wire):
+class DayFiles(_Wire, frozen=True, kw_only=True):
     """All that day.json names."""
 
     ufs: list[UfFile]
@@ -179,14 +179,14 @@ class DayFiles(_Wire):
     outcome: OutcomeFile
 
 
-class ContractVersion(_Wire):
+class ContractVersion(_Wire, frozen=True, kw_only=True):
     """Which contract the columns follow."""
 
     name: str
     version: str
 
 
-class Day(_Wire):
+class Day(_Wire, frozen=True, kw_only=True):
     """`c-<contentId>/day.json`: the root of everything published for a day. Says nothing of run, clock or commit."""
 
     schema: str
@@ -204,7 +204,7 @@ class Day(_Wire):
     completeness: dict[str, int]
 
 
-class OutcomeAccount(_Wire):
+class OutcomeAccount(_Wire, frozen=True, kw_only=True):
     """The account inside outcome.json."""
 
     unique: int
@@ -215,14 +215,14 @@ class OutcomeAccount(_Wire):
     removed: int
 
 
-class Warning(_Wire):
+class Warning(_Wire, frozen=True, kw_only=True):
     """A rule that reports without holding the day."""
 
     rule: str
     count: int
 
 
-class Outcome(_Wire):
+class Outcome(_Wire, frozen=True, kw_only=True):
     """`c-<contentId>/outcome.json`: what was not published, in counts."""
 
     schema: str
@@ -233,14 +233,14 @@ class Outcome(_Wire):
     warnings: list[Warning]
 
 
-class Root(_Wire):
+class Root(_Wire, frozen=True, kw_only=True):
     """Where the root of a day is."""
 
     path: str
     sha256: str
 
 
-class MonthDay(_Wire):
+class MonthDay(_Wire, frozen=True, kw_only=True):
     """One day in a month index."""
 
     day: str
@@ -252,7 +252,7 @@ class MonthDay(_Wire):
     ufs: dict[str, int]
 
 
-class Month(_Wire):
+class Month(_Wire, frozen=True, kw_only=True):
     """`v1/months/<month>/index.json`: derived from the heads of its days."""
 
     schema: str
@@ -260,7 +260,7 @@ class Month(_Wire):
     days: list[MonthDay]
 
 
-class Operation(_Wire):
+class Operation(_Wire, frozen=True, kw_only=True):
     """One dataset that a reader may ask for."""
 
     slug: str
@@ -269,7 +269,7 @@ class Operation(_Wire):
     sg_uf: str = msgspec.field(name="sg_uf")
 
 
-class CatalogMonth(_Wire):
+class CatalogMonth(_Wire, frozen=True, kw_only=True):
     """One month in the catalog."""
 
     month: str
@@ -278,14 +278,14 @@ class CatalogMonth(_Wire):
     rows: int
 
 
-class Totals(_Wire):
+class Totals(_Wire, frozen=True, kw_only=True):
     """Sums over all months."""
 
     days: int
     rows: int
 
 
-class Catalog(_Wire):
+class Catalog(_Wire, frozen=True, kw_only=True):
     """`v1/catalog.json`: where a reader starts."""
 
     schema: str

@@ -266,6 +266,27 @@ class SplitReceipt(Receipt):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PublishInputs:
+    """Receipts of the stages before; together they are the account of the day."""
+
+    extract: ExtractReceipt
+    flatten: FlattenReceipt
+    validate: ValidateReceipt
+    split: SplitReceipt
+
+    @property
+    def account(self) -> DoseAccount:
+        """Where every dose of the unique documents went."""
+        return DoseAccount(
+            doses=self.flatten.doses,
+            published=self.split.rows,
+            quarantined=self.validate.quarantined,
+            superseded=self.flatten.superseded,
+            removed=self.flatten.removed_doses,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PublishReceipt(Receipt):
     """What readers see now."""
 

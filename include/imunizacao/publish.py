@@ -21,28 +21,27 @@ import msgspec
 import pyarrow
 
 from imunizacao.contract import csv_dialect, load_contract, table_schema
+from imunizacao.describe import (
+    describe_day,
+    describe_outcome,
+    describe_references,
+    describe_rules,
+    find_reason,
+    json_bytes,
+    uf_descriptor,
+)
 from imunizacao.errors import ContractViolation, PublicationConflict
 from imunizacao.events import Progress, log_event, no_progress
 from imunizacao.indexes import update_catalog, update_month
 from imunizacao.manifests import (
     Account,
-    CnesVersion,
-    ContractVersion,
     Current,
     Day,
-    DayFiles,
     Entry,
     Head,
-    Outcome,
-    OutcomeAccount,
     OutcomeFile,
-    References,
-    RemovedFile,
-    Rules,
     Source,
-    TableVersion,
     UfFile,
-    Warning,
     content_prefix,
     decode,
     encode,
@@ -51,13 +50,9 @@ from imunizacao.manifests import (
 from imunizacao.models import (
     CutFile,
     CutList,
-    DoseAccount,
-    ExtractReceipt,
-    FlattenReceipt,
+    PublishInputs,
     PublishReceipt,
     RunContext,
-    SplitReceipt,
-    ValidateReceipt,
     fingerprint,
 )
 from imunizacao.settings import EngineSettings
@@ -78,27 +73,6 @@ _UPLOADS_AT_ONCE = 16
 _CSV = "text/csv; charset=utf-8"
 _JSON = "application/json"
 _SOURCE = "Rede Nacional de Dados em Saúde (RNDS), Ministério da Saúde"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishInputs:
-    """Receipts of the stages before; together they are the account of the day."""
-
-    extract: ExtractReceipt
-    flatten: FlattenReceipt
-    validate: ValidateReceipt
-    split: SplitReceipt
-
-    @property
-    def account(self) -> DoseAccount:
-        """Where every dose of the unique documents went."""
-        return DoseAccount(
-            doses=self.flatten.doses,
-            published=self.split.rows,
-            quarantined=self.validate.quarantined,
-            superseded=self.flatten.superseded,
-            removed=self.flatten.removed_doses,
-        )
 
 
 def publish_day(
@@ -217,7 +191,7 @@ def _write_content(
         shutil.rmtree(folder, ignore_errors=True)
     removed = work.get(inputs.split.removed.key).body
     _put_once(public, prefix + "removed.csv", removed, content_type=_CSV)
-    outcome = _put_derived(public, prefix + "outcome.json", encode(_outcome(inputs)))
+    outcome = _put_derived(public, prefix + "outcome.json", encode(describe_outcome(inputs)))
     ufs = [
         _put_uf(
             public, prefix, uf, [file for file in cuts.files if file.uf == uf.uf and file.municipio], str(context.day)
@@ -225,7 +199,8 @@ def _write_content(
         for uf in cuts.files
         if not uf.municipio
     ]
-    day = _day(inputs, ufs=ufs, removed=removed, outcome=outcome)
+    outcome_file = OutcomeFile(path=outcome.path, sha256=outcome.sha256, bytes=outcome.bytes)
+    day = describe_day(inputs, ufs=ufs, removed=removed, outcome=outcome_file)
     root = _put_once(public, prefix + "day.json", encode(day), content_type=_JSON, differing_is_a_race=True)
     for derived in (outcome, *(_Stored(path=uf.path, sha256=uf.sha256, bytes=uf.bytes) for uf in ufs)):
         found = public.info(prefix + derived.path)
@@ -327,23 +302,11 @@ def _put_uf(public: ObjectStore, prefix: str, uf: CutFile, municipios: list[CutF
     """Write what describes one UF: Table Schema, CSV dialect and the Frictionless descriptor over its files."""
     contract = load_contract("dose")
     folder = f"uf={uf.uf}/"
-    _put_derived(public, prefix + folder + "tableschema.json", _json(table_schema(contract)))
-    _put_derived(public, prefix + folder + "dialect.json", _json(csv_dialect()))
-    resources = [_resource(uf, f"imunizacao-total-{uf.sg_uf.lower()}", f"Doses aplicadas em {uf.sg_uf}", folder)]
-    resources += [
-        _resource(file, f"imunizacao-{file.municipio}", f"Doses aplicadas no município {file.municipio}", folder)
-        for file in municipios
-    ]
-    descriptor: dict[str, object] = {
-        "$schema": "https://datapackage.org/profiles/2.0/datapackage.json",
-        "name": f"imunizacao-total-{uf.sg_uf.lower()}-{day}",
-        "title": f"Imunização total, {uf.sg_uf}, entrada na RNDS em {day}",
-        "description": contract.description,
-        "version": contract.version,
-        "sources": [{"title": _SOURCE}],
-        "resources": resources,
-    }
-    stored = _put_derived(public, prefix + folder + "datapackage.json", _json(descriptor))
+    _put_derived(public, prefix + folder + "tableschema.json", json_bytes(table_schema(contract)))
+    _put_derived(public, prefix + folder + "dialect.json", json_bytes(csv_dialect()))
+    stored = _put_derived(
+        public, prefix + folder + "datapackage.json", json_bytes(uf_descriptor(contract, uf, municipios, day))
+    )
     return UfFile(
         uf=uf.uf,
         sg_uf=uf.sg_uf,
@@ -355,98 +318,12 @@ def _put_uf(public: ObjectStore, prefix: str, uf: CutFile, municipios: list[CutF
     )
 
 
-def _resource(file: CutFile, name: str, title: str, folder: str) -> dict[str, object]:
-    resource: dict[str, object] = {
-        "name": name,
-        "type": "table",
-        "path": file.path.removeprefix(folder),
-        "title": title,
-        "format": "csv",
-        "mediatype": "text/csv",
-        "encoding": "utf-8",
-        "bytes": file.bytes,
-        "hash": f"sha256:{file.sha256}",
-        "dialect": "dialect.json",
-        "schema": "tableschema.json",
-        "rnds:rows": file.rows,
-    }
-    if file.municipio:
-        resource["rnds:municipio"] = file.municipio
-    return resource
-
-
-def _json(document: object) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
-
-
-def _outcome(inputs: PublishInputs) -> Outcome:
-    account = inputs.account
-    return Outcome(
-        schema="imunizacao.outcome/1",
-        day=inputs.flatten.day,
-        account=OutcomeAccount(
-            unique=inputs.flatten.documents.unique,
-            doses=account.doses,
-            published=account.published,
-            quarantined=account.quarantined,
-            superseded=account.superseded,
-            removed=account.removed,
-        ),
-        quarantined_by_reason=dict(sorted(inputs.validate.quarantined_by_reason.items())),
-        quarantined_by_uf={
-            uf: dict(sorted(counts.items())) for uf, counts in sorted(inputs.validate.quarantined_by_uf.items())
-        },
-        warnings=[
-            Warning(rule=rule.rule, count=rule.failed)
-            for rule in inputs.validate.rules
-            if rule.failed and rule.on_fail != "quarantine" and rule.scope == "row"
-        ],
-    )
-
-
-def _day(inputs: PublishInputs, *, ufs: list[UfFile], removed: bytes, outcome: _Stored) -> Day:
-    contract = load_contract("dose")
-    split = inputs.split
-    return Day(
-        schema="imunizacao.day/1",
-        day=split.day,
-        timezone="America/Sao_Paulo",
-        partition_by="establishment",
-        contract=ContractVersion(name=contract.name, version=contract.version),
-        rows=split.rows,
-        municipalities=split.municipalities,
-        files=DayFiles(
-            ufs=ufs,
-            removed=RemovedFile(path="removed.csv", sha256=sha256_of(removed), bytes=len(removed), rows=split.removals),
-            outcome=OutcomeFile(path="outcome.json", sha256=outcome.sha256, bytes=outcome.bytes),
-        ),
-        references=_references(inputs),
-        rules=_rules(inputs),
-        neutralised=split.neutralised,
-        blanked=split.blanked,
-        completeness=split.completeness,
-    )
-
-
 def _require_same_content(day: Day, inputs: PublishInputs, prefix: str) -> None:
     if day.rows != inputs.split.rows or day.files.removed.sha256 != inputs.split.removed.sha256:
         raise ContractViolation(
             f"{prefix}day.json does not describe the content that its folder is named after. It was changed from outside; "
             "see docs/runbook/damaged-manifest.md."
         )
-
-
-def _references(inputs: PublishInputs) -> References:
-    versions = inputs.flatten.references
-    return References(
-        cnes=CnesVersion(competencia=versions.cnes_competencia, sha256=versions.cnes_sha256),
-        ibge=TableVersion(sha256=versions.ibge_sha256),
-        pni=TableVersion(sha256=versions.pni_sha256),
-    )
-
-
-def _rules(inputs: PublishInputs) -> Rules:
-    return Rules(suite="dose", sha256=inputs.validate.suite_sha256)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -495,7 +372,7 @@ def _commit(
                 return encode(moved), _Commit(
                     outcome="unchanged", revision=head.revision, state=head.state, reason=last.reason
                 )
-        why = reason or _reason(last, inputs)
+        why = reason or find_reason(last, inputs)
         entry = _entry(context, inputs=inputs, root=root, head=head, token=token, published_at=published_at, reason=why)
         current = Current(
             content_id=content,
@@ -558,26 +435,9 @@ def _entry(
             removed=account.removed,
         ),
         quarantined_by_reason=dict(sorted(inputs.validate.quarantined_by_reason.items())),
-        references=_references(inputs),
-        rules=_rules(inputs),
+        references=describe_references(inputs),
+        rules=describe_rules(inputs),
     )
-
-
-def _reason(last: Entry | None, inputs: PublishInputs) -> str:
-    """Why the content differs from the revision before, told from what both say of themselves."""
-    if last is None:
-        return "initial"
-    if last.reconciliation is not None and last.reconciliation.verdict == "gap":
-        return "restore"
-    if last.source is not None and last.source.unique != inputs.flatten.documents.unique:
-        return "late-arrivals" if inputs.flatten.documents.unique > last.source.unique else "deletion"
-    if last.rules is not None and last.rules != _rules(inputs):
-        return "rules"
-    if last.references is not None and last.references != _references(inputs):
-        return "references"
-    if last.code_version != inputs.split.code_version:
-        return "schema"
-    return "correction"
 
 
 def _instant(text: str) -> datetime:

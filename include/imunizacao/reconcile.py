@@ -182,7 +182,11 @@ def _check_uf(
         if rest:
             yield rest
 
-    counted = _count_places(lines(), str(uf["uf"]), findings)
+    counted = _Counted()
+    try:
+        _count_places(lines(), str(uf["uf"]), findings, counted)
+    except (csv.Error, UnicodeDecodeError) as error:
+        findings.gaps.append(f"row {counted.rows + 1} of UF {uf['uf']} cannot be read as CSV ({type(error).__name__})")
     findings.files += 1
     findings.bytes += size
     findings.rows += counted.rows
@@ -229,21 +233,26 @@ class _Counted:
     places: dict[str, _Place] = field(default_factory=dict)
 
 
-def _count_places(lines: Iterator[bytes], uf: str, findings: _Findings) -> _Counted:
-    counted = _Counted()
+def _count_places(lines: Iterator[bytes], uf: str, findings: _Findings, counted: _Counted) -> None:
     header = next(lines, b"")
     names = next(csv.reader([header.decode()], delimiter=";"), [])
     if _MUNICIPIO not in names or _DOCUMENTO not in names:
         findings.gaps.append(f"the file of UF {uf} has no header with {_DOCUMENTO} and {_MUNICIPIO}")
-        return counted
+        return
     at_place, at_document = names.index(_MUNICIPIO), names.index(_DOCUMENTO)
     before = ("", "")
     disorder = 0
-    for line in lines:
-        row = next(csv.reader([line.decode()], delimiter=";", strict=True))
+    line = b""
+
+    def text() -> Iterator[str]:
+        nonlocal line
+        for line in lines:
+            yield line.decode()
+
+    for row in csv.reader(text(), delimiter=";", strict=True):
         if len(row) != len(names):
             findings.gaps.append(f"row {counted.rows + 1} of UF {uf} has {len(row)} fields instead of {len(names)}")
-            return counted
+            return
         key = (row[at_place], row[at_document])
         disorder += key <= before or not key[0].startswith(uf)
         before = key
@@ -255,7 +264,6 @@ def _count_places(lines: Iterator[bytes], uf: str, findings: _Findings) -> _Coun
         counted.rows += 1
     if disorder:
         findings.gaps.append(f"{disorder} rows of UF {uf} are repeated, out of order or of another UF")
-    return counted
 
 
 def _check_month(public: ObjectStore, head: dict[str, Any], findings: _Findings) -> None:
@@ -379,7 +387,7 @@ def _go_back(public: ObjectStore, key: str, *, revision: int, detail: str, conte
 
 
 def _is_good(entry: dict[str, Any], bad: dict[str, Any]) -> bool:
-    return entry["contentId"] != bad["contentId"] and entry.get("reconciliation", {}).get("verdict") == "ok"
+    return bool(entry["contentId"] != bad["contentId"] and entry.get("reconciliation", {}).get("verdict") == "ok")
 
 
 def _sentence(head: dict[str, Any]) -> str:

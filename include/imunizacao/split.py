@@ -166,7 +166,9 @@ def run_split(duck: Engine, *, day: str, ufs: Path, folder: Path, progress: Prog
     )
     progress("split", 3, 4)
     removed_sha = hashlib.sha256(removed.read_bytes()).hexdigest()
-    names = contract.names
+    by_column = {
+        name: (int(facts[3 * n]), int(facts[3 * n + 1]), int(facts[3 * n + 2])) for n, name in enumerate(contract.names)
+    }
     outcome = SplitOutcome(
         cuts=cuts,
         body=body,
@@ -175,9 +177,9 @@ def run_split(duck: Engine, *, day: str, ufs: Path, folder: Path, progress: Prog
         content_id=content_id([*((file.path, file.sha256) for file in cuts.files), ("removed.csv", removed_sha)]),
         rows=sum(file.rows for file in cuts.files if file.municipio),
         removals=_count_rows(removed),
-        completeness={name: int(facts[3 * n]) for n, name in enumerate(names)},
-        neutralised={name: int(facts[3 * n + 1]) for n, name in enumerate(names) if facts[3 * n + 1]},
-        blanked={name: int(facts[3 * n + 2]) for n, name in enumerate(names) if facts[3 * n + 2]},
+        completeness={name: filled for name, (_, filled, _) in by_column.items()},
+        neutralised={name: count for name, (_, _, count) in by_column.items() if count},
+        blanked={name: read - filled for name, (read, filled, _) in by_column.items() if read > filled},
     )
     progress("split", 4, 4)
     return outcome

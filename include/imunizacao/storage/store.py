@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError

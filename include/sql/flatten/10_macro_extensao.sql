@@ -1,7 +1,8 @@
--- First extension whose address ends in `/<nome>` or `/<nome>-<version>`, as JSON; null when there is none.
--- writes: macro extensao(recurso, caminho, nome)
-create or replace temp macro extensao(recurso, caminho, nome) as
+-- First extension of a JSON list whose address ends in `/<nome>` or `/<nome>-<version>`; null when there is none or when the list
+-- is not a list.
+-- writes: macro extensao(lista, nome)
+create or replace temp macro extensao(lista, nome) as
 list_filter(
-    cast(json_extract(recurso, caminho) as json[]),
+    cast(case when json_type(lista) = 'ARRAY' then lista end as json[]),
     lambda e: regexp_matches(json_extract_string(e, '$.url'), '/' || nome || '(-[0-9.]+)?$')
 )[1]

@@ -1,17 +1,17 @@
--- One row per landed line, in landing order: the texts that the product needs, read in a single pass over the JSON.
+-- One row per line of one landed part, in its order: the texts that the product needs, read in a single pass over the JSON.
 -- The pass looks at fixed positions (Composition first, Immunization second); `in_forma` proves that these positions hold what
 -- they should. Any other shape keeps its JSON and takes the order-free path (21, 22). Never guess.
 -- TRY turns a line that is not JSON (truncated, lone surrogate, deeper than the parser allows) into a null instead of an error.
--- reads:  landing parts ($parts)
--- writes: $destination (Parquet, row order = landing order)
+-- reads:  one landing part ($part)
+-- writes: $destination (Parquet, row order = line order)
 -- grain:  landed line
--- params: $parts text[], $destination text
+-- params: $part text, $nu_parte int, $destination text
 copy (
     with line as (
         select json
         from
             read_csv(
-                $parts,
+                $part,
                 columns = {'json': 'varchar'},
                 delim = '\x01',
                 quote = '',
@@ -119,6 +119,7 @@ copy (
     )
 
     select
+        cast($nu_parte as integer) as nu_parte,
         v[1] as tp_recurso,
         v[2] as tp_bundle,
         v[3] as id_bundle,

@@ -1,12 +1,12 @@
 -- Doses of the documents that are not in the canonical shape. The order of the doses is the order in which the Composition's
 -- sections name them (a reference by id, by relative or by absolute address), then their place in the document.
--- reads:  $raw_document (Parquet of 20_raw_document)
+-- reads:  $raw_document (Parquet files of 20_raw_document)
 -- writes: raw_any_shape_dose
 -- grain:  nu_documento, nu_dose
--- params: $raw_document text
+-- params: $raw_document text[]
 create or replace temp table raw_any_shape_dose as
 with landed as (
-    select file_row_number as nu_documento, json
+    select (cast(nu_parte as bigint) << 32) + file_row_number as nu_documento, json
     from read_parquet($raw_document, file_row_number = true)
     where in_json and not in_forma
 ),
@@ -66,53 +66,71 @@ ordered as (
     from typed
     left join named on typed.nu_documento = named.nu_documento
     where typed.tp_recurso = 'Immunization'
+),
+
+-- One call with all plain paths per resource: separate calls would parse it again each time.
+picked as (
+    select
+        nu_documento,
+        nu_dose,
+        json_extract_string(resource, [
+            '$.meta.profile[0]',
+            '$.vaccineCode.coding[0].code',
+            '$.patient.identifier.value',
+            '$.occurrenceDateTime',
+            '$.primarySource',
+            '$.reportOrigin.coding[0].code',
+            '$.location.identifier.value',
+            '$.manufacturer.identifier.value',
+            '$.manufacturer.reference',
+            '$.manufacturer.display',
+            '$.lotNumber',
+            '$.expirationDate',
+            '$.site.coding[0].code',
+            '$.route.coding[0].code',
+            '$.protocolApplied[0].doseNumberString',
+            '$.protocolApplied[0].doseNumberPositiveInt'
+        ]) as v,
+        json_extract(resource, [
+            '$.vaccineCode.coding',
+            '$.extension',
+            '$.protocolApplied[0].extension'
+        ]) as l
+    from ordered
 )
 
 select
     nu_documento,
     cast(nu_dose as integer) as nu_dose,
-    json_extract_string(resource, '$.meta.profile[0]') as tx_perfil_immunization,
+    v[1] as tx_perfil_immunization,
     coalesce(
         json_extract_string(
             list_filter(
-                cast(json_extract(resource, '$.vaccineCode.coding[*]') as json[]),
+                cast(l[1] as json[]),
                 lambda c: ends_with(json_extract_string(c, '$.system'), '/BRImunobiologico')
             )[1],
             '$.code'
         ),
-        json_extract_string(resource, '$.vaccineCode.coding[0].code')
+        v[2]
     ) as tx_vacina,
-    json_extract_string(resource, '$.patient.identifier.value') as tx_paciente_immunization,
-    json_extract_string(resource, '$.occurrenceDateTime') as tx_occurrence,
-    json_extract_string(resource, '$.primarySource') as tx_primary_source,
-    json_extract_string(resource, '$.reportOrigin.coding[0].code') as tx_report_origin,
-    json_extract_string(resource, '$.location.identifier.value') as tx_pais,
-    json_extract_string(resource, '$.manufacturer.identifier.value') as tx_fabricante,
-    json_extract_string(resource, '$.manufacturer.reference') as tx_fabricante_reference,
-    json_extract_string(resource, '$.manufacturer.display') as tx_fabricante_display,
-    json_extract_string(resource, '$.lotNumber') as tx_lote,
-    json_extract_string(resource, '$.expirationDate') as tx_validade,
-    json_extract_string(resource, '$.site.coding[0].code') as tx_local,
-    json_extract_string(resource, '$.route.coding[0].code') as tx_via,
+    v[3] as tx_paciente_immunization,
+    v[4] as tx_occurrence,
+    v[5] as tx_primary_source,
+    v[6] as tx_report_origin,
+    v[7] as tx_pais,
+    v[8] as tx_fabricante,
+    v[9] as tx_fabricante_reference,
+    v[10] as tx_fabricante_display,
+    v[11] as tx_lote,
+    v[12] as tx_validade,
+    v[13] as tx_local,
+    v[14] as tx_via,
+    coalesce(v[15], v[16]) as tx_dose,
+    json_extract_string(extensao(l[2], 'BRGrupoAtendimento'), '$.valueCodeableConcept.coding[0].code') as tx_grupo,
     coalesce(
-        json_extract_string(resource, '$.protocolApplied[0].doseNumberString'),
-        json_extract_string(resource, '$.protocolApplied[0].doseNumberPositiveInt')
-    ) as tx_dose,
-    json_extract_string(
-        extensao(resource, '$.extension[*]', 'BRGrupoAtendimento'), '$.valueCodeableConcept.coding[0].code'
-    ) as tx_grupo,
-    coalesce(
-        json_extract_string(
-            extensao(resource, '$.extension[*]', 'BRCondicaoMaternal'), '$.valueCodeableConcept.coding[0].code'
-        ),
-        json_extract_string(
-            extensao(resource, '$.protocolApplied[0].extension[*]', 'BRCondicaoMaternal'),
-            '$.valueCodeableConcept.coding[0].code'
-        )
+        json_extract_string(extensao(l[2], 'BRCondicaoMaternal'), '$.valueCodeableConcept.coding[0].code'),
+        json_extract_string(extensao(l[3], 'BRCondicaoMaternal'), '$.valueCodeableConcept.coding[0].code')
     ) as tx_condicao_maternal,
-    json_extract_string(extensao(resource, '$.extension[*]', 'BRContatoHanseniase'), '$.valueBoolean') as tx_hanseniase,
-    json_extract_string(
-        extensao(resource, '$.protocolApplied[0].extension[*]', 'BREstrategiaVacinacao'),
-        '$.valueCodeableConcept.coding[0].code'
-    ) as tx_estrategia
-from ordered
+    json_extract_string(extensao(l[2], 'BRContatoHanseniase'), '$.valueBoolean') as tx_hanseniase,
+    json_extract_string(extensao(l[3], 'BREstrategiaVacinacao'), '$.valueCodeableConcept.coding[0].code') as tx_estrategia
+from picked

@@ -2,11 +2,11 @@
 -- about documents (duplicates, replacements, removals) move keys, never rows.
 -- reads:  $raw_document, raw_any_shape_document
 -- writes: stg_document
--- grain:  landed line (nu_documento)
--- params: $raw_document text, $day_start text, $day_end text (instants of the half-open day)
+-- grain:  landed line (nu_documento = part in the upper 32 bits, line from 0 in the lower)
+-- params: $raw_document text[], $day_start text, $day_end text (instants of the half-open day)
 create or replace temp table stg_document as
 with raw_document as (
-    select *, file_row_number as nu_documento
+    select *, (cast(nu_parte as bigint) << 32) + file_row_number as nu_documento
     from read_parquet($raw_document, file_row_number = true)
 ),
 

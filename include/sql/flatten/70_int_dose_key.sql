@@ -1,9 +1,9 @@
 -- Doses of the documents that are neither repeated, superseded nor removed, with the reasons that keep them from the table of doses.
 -- A document without a readable dose counts as one dose.
--- reads:  $raw_document, raw_any_shape_document, raw_any_shape_dose, int_fate, $cnes
+-- reads:  $raw_document, raw_any_shape_document, raw_any_shape_dose, stg_document, int_fate, $cnes
 -- writes: int_dose_key
 -- grain:  nu_documento, nu_dose
--- params: $raw_document text, $cnes text
+-- params: $raw_document text[], $cnes text
 create or replace temp table int_dose_key as
 with alive as (
     select nu_documento, ds_motivos, qt_doses, in_forma
@@ -12,7 +12,7 @@ with alive as (
 ),
 
 raw_document as (
-    select file_row_number as nu_documento, tx_cnes, tx_occurrence
+    select (cast(nu_parte as bigint) << 32) + file_row_number as nu_documento, tx_cnes, tx_occurrence
     from read_parquet($raw_document, file_row_number = true)
 ),
 
@@ -81,10 +81,12 @@ judged as (
 select
     judged.nu_documento,
     judged.nu_dose,
-    raw_part.nu_parte,
-    cast(judged.nu_documento - raw_part.nu_primeiro + 1 as integer) as nu_linha,
+    cast(judged.nu_documento >> 32 as integer) as nu_parte,
+    cast((judged.nu_documento & 4294967295) + 1 as integer) as nu_linha,
+    document.id_documento,
+    document.dt_instante,
     judged.co_cnes,
     judged.co_municipio_6,
     judged.ds_motivos
 from judged
-asof join raw_part on judged.nu_documento >= raw_part.nu_primeiro
+inner join stg_document as document on judged.nu_documento = document.nu_documento

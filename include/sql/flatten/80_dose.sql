@@ -1,19 +1,18 @@
 -- The table of doses that the rules judge: contract columns in contract order, then flags that are never published (`in_`).
 -- Everything that must not leave this step (CNS, CPF, birth date, full CEP, local document id) is used here and only here.
--- reads:  $raw_document, raw_any_shape_document, raw_any_shape_dose, int_dose_key, stg_document, reference tables
+-- The wide side streams: every join builds its table on the small side, as it is written here (run with `stream`).
+-- reads:  $raw_document, raw_any_shape_document, raw_any_shape_dose, int_dose_key, reference tables
 -- writes: $destination (Parquet)
 -- grain:  nu_parte, nu_linha, nu_dose (physical key); co_documento (business key, judged by a rule)
--- params: $raw_document text, $destination text, $chave_i blob, $chave_o blob, and one path per reference table
+-- params: $raw_document text[], $destination text, $chave_i blob, $chave_o blob, and one path per reference table
 copy (
     with raw_document as (
-        select *, file_row_number as nu_documento
+        select *, (cast(nu_parte as bigint) << 32) + file_row_number as nu_documento
         from read_parquet($raw_document, file_row_number = true)
         where in_forma
     ),
 
     dose_key as (select * from int_dose_key where len(ds_motivos) = 0),
-
-    document as (select nu_documento, id_documento, dt_instante from stg_document),
 
     cnes as (select * from read_parquet($cnes)),
     municipio as (select * from read_parquet($municipios)),
@@ -151,7 +150,7 @@ copy (
             on dose_key.nu_documento = aplicada.nu_documento and dose_key.nu_dose = aplicada.nu_dose
         inner join raw_any_shape_document as documento on dose_key.nu_documento = documento.nu_documento
         inner join (
-            select file_row_number as nu_documento, tx_identifier_system, tx_identifier_value
+            select (cast(nu_parte as bigint) << 32) + file_row_number as nu_documento, tx_identifier_system, tx_identifier_value
             from read_parquet($raw_document, file_row_number = true)
             where not in_forma
         ) as landed on dose_key.nu_documento = landed.nu_documento
@@ -192,7 +191,7 @@ copy (
                 else texto(tx_report_origin)
             end as co_origem_registro,
             regexp_extract(tx_identifier_system, '/BRRNDS-([0-9]+)$', 1) as tx_sistema_origem,
-            case when pat_extension is not null then extensao(pat_extension, '$[*]', 'BRRacaCorEtnia') end as js_raca_cor
+            case when pat_extension is not null then extensao(pat_extension, 'BRRacaCorEtnia') end as js_raca_cor
         from source
     ),
 
@@ -224,7 +223,7 @@ copy (
         person.nu_parte,
         person.nu_linha,
         cast(person.nu_dose as integer) as nu_dose,
-        id_dose(document.id_documento, person.nu_dose) as co_documento,
+        id_dose(person.id_documento, person.nu_dose) as co_documento,
         pseudonimo(person.tx_pessoa, $chave_i, $chave_o) as co_paciente,
         case person.pat_gender
             when 'female' then 'F' when 'male' then 'M' when 'unknown' then 'I' when 'other' then 'I'
@@ -267,7 +266,7 @@ copy (
         via_administracao.ds_via_administracao,
         texto(person.tx_lote) as co_lote_vacina,
         coalesce(fabricante.ds_vacina_fabricante, fabricante_nome.ds_vacina_fabricante) as ds_vacina_fabricante,
-        data_hora(document.dt_instante) as dt_entrada_rnds,
+        data_hora(person.dt_instante) as dt_entrada_rnds,
         nullif(person.tx_sistema_origem, '') as co_sistema_origem,
         sistema_origem.ds_sistema_origem,
         person.st_composition as st_documento,
@@ -330,10 +329,9 @@ copy (
         coalesce(person.co_origem_registro = '01' or person.tx_primary_source = 'false', false) as in_transcricao,
         regexp_extract(person.tx_perfil_composition, '([^/]+)$', 1) as in_perfil,
         cast(
-            date_diff('day', person.dt_vacina, cast(timezone('America/Sao_Paulo', document.dt_instante) as date)) as integer
+            date_diff('day', person.dt_vacina, cast(timezone('America/Sao_Paulo', person.dt_instante) as date)) as integer
         ) as in_qt_dias_atraso
     from person
-    inner join document on person.nu_documento = document.nu_documento
     left join cnes on person.co_cnes = cnes.co_cnes
     left join municipio on cnes.co_municipio_6 = municipio.co_ibge_6
     left join municipio as residencia on person.co_municipio_residencia = residencia.co_ibge_6
@@ -356,4 +354,4 @@ copy (
     left join natureza on cnes.co_natureza_estabelecimento = natureza.co_natureza_estabelecimento
     left join sistema_origem on person.tx_sistema_origem = sistema_origem.co_sistema_origem
 )
-to $destination (format parquet, compression zstd, row_group_size 100000)
+to $destination (format parquet, compression zstd, row_group_size 40000)

@@ -1,5 +1,5 @@
 -- Doses that cannot enter the table, each with all its structural reason codes.
--- reads:  int_dose_key, int_fate, raw_rejected
+-- reads:  int_dose_key, raw_rejected
 -- writes: $destination (Parquet)
 -- grain:  nu_parte, nu_linha, nu_dose (nu_parte 0 = entry rejected before landing)
 -- params: $destination text
@@ -8,12 +8,11 @@ copy (
         int_dose_key.nu_parte,
         int_dose_key.nu_linha,
         cast(int_dose_key.nu_dose as integer) as nu_dose,
-        id_dose(int_fate.id_documento, int_dose_key.nu_dose) as co_documento,
+        id_dose(int_dose_key.id_documento, int_dose_key.nu_dose) as co_documento,
         int_dose_key.co_cnes as co_cnes_estabelecimento,
         int_dose_key.co_municipio_6[:2] as in_co_uf_estabelecimento,
         int_dose_key.ds_motivos
     from int_dose_key
-    inner join int_fate on int_dose_key.nu_documento = int_fate.nu_documento
     where len(int_dose_key.ds_motivos) > 0
 
     union all
