@@ -25,11 +25,11 @@ class Engine:
         self.folder = folder
         """Scratch folder of this engine; gone when it is closed."""
 
-    def run(self, name: str, **parameters: Parameter) -> None:
+    def run(self, name: str, /, **parameters: Parameter) -> None:
         """Run `include/sql/<name>.sql`, for example `flatten/10_raw_document`."""
         self._execute(name, read_sql(name), parameters)
 
-    def stream(self, name: str, **parameters: Parameter) -> None:
+    def stream(self, name: str, /, **parameters: Parameter) -> None:
         """Run a file whose joins are written probe side first, rows in any order: nothing wide is held in memory.
 
         With order kept, DuckDB holds finished row groups back and falls to one thread under a small memory limit; with the
@@ -61,11 +61,11 @@ class Engine:
         """Give back the memory of a table that no later step reads."""
         self._execute("drop", f'drop table "{table}"', {})
 
-    def rows(self, name: str, **parameters: Parameter) -> list[tuple[Any, ...]]:
+    def rows(self, name: str, /, **parameters: Parameter) -> list[tuple[Any, ...]]:
         """Run a file and fetch its rows: for counts and other small answers."""
         return self._execute(name, read_sql(name), parameters).fetchall()
 
-    def row(self, name: str, **parameters: Parameter) -> tuple[Any, ...]:
+    def row(self, name: str, /, **parameters: Parameter) -> tuple[Any, ...]:
         """Run a file that answers exactly one row."""
         found = self.rows(name, **parameters)
         if len(found) != 1:

@@ -1,0 +1,60 @@
+"""The schema `controle` in PostgreSQL, and the only door to its driver (psycopg)."""
+
+from imunizacao.controle.connection import Connection, ConnectionFactory, connect, opened
+from imunizacao.controle.migrate import migrate
+from imunizacao.controle.outcome import (
+    BucketOutcomeLog,
+    Outcome,
+    OutcomeLog,
+    PostgresOutcomeLog,
+    StageRecord,
+    open_quarantine,
+    outcome_from_json,
+    outcome_key,
+    outcome_to_json,
+    outcomes,
+    record_outcome_end,
+    record_outcome_start,
+    record_outcomes,
+    record_quarantine,
+)
+from imunizacao.controle.snapshots import (
+    CnesDifference,
+    Snapshot,
+    compare_cnes,
+    find_snapshot,
+    newest_cnes,
+    record_snapshot,
+    store_cnes,
+    write_cnes,
+)
+
+__all__ = [
+    "BucketOutcomeLog",
+    "CnesDifference",
+    "Connection",
+    "ConnectionFactory",
+    "Outcome",
+    "OutcomeLog",
+    "PostgresOutcomeLog",
+    "Snapshot",
+    "StageRecord",
+    "compare_cnes",
+    "connect",
+    "find_snapshot",
+    "migrate",
+    "newest_cnes",
+    "open_quarantine",
+    "opened",
+    "outcome_from_json",
+    "outcome_key",
+    "outcome_to_json",
+    "outcomes",
+    "record_outcome_end",
+    "record_outcome_start",
+    "record_outcomes",
+    "record_quarantine",
+    "record_snapshot",
+    "store_cnes",
+    "write_cnes",
+]

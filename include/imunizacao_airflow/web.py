@@ -1,0 +1,220 @@
+"""Pages that the Airflow UI embeds, and read access to both buckets for people who are logged in.
+
+Routes of a plugin are anonymous by default in Airflow 3; every route here depends on `get_user`.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import mimetypes
+import re
+from typing import Any
+
+from airflow.api_fastapi.core_api.security import get_user
+from airflow.models.connection import Connection
+from airflow.models.xcom import XComModel
+from airflow.utils.session import create_session
+from fastapi import APIRouter, Depends, FastAPI, HTTPException
+from fastapi.responses import HTMLResponse, StreamingResponse
+from sqlalchemy import select
+
+from imunizacao.errors import PipelineError
+from imunizacao.storage import ObjectMissing, ObjectStore, open_public_store, open_work_store
+from imunizacao_airflow.connections import storage_from_connection
+
+_ALLOWED = {
+    "public": re.compile(r"v1/(catalog\.json|months/[0-9-]{7}/index\.json|days/[0-9-]{10}/[A-Za-z0-9._=/-]+)"),
+    "work": re.compile(r"v1/(docs/[A-Za-z0-9._=/-]+|day=[0-9-]{10}/run=[A-Za-z0-9._-]+/[a-z]+/receipt\.json)"),
+}
+"""Keys that may be read through the UI: everything published, Data Docs and receipts. Never landing, tables or quarantine."""
+
+_SECURITY = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'self'",
+    "Cache-Control": "no-store",
+}
+
+
+def build_app() -> FastAPI:
+    """The ASGI application that Airflow mounts at `/imunizacao`."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    router = APIRouter(dependencies=[Depends(get_user)])
+    router.add_api_route("/objects/{bucket}/{key:path}", _object, methods=["GET"])
+    router.add_api_route("/run/{dag_id}/{run_id}", _run_page, methods=["GET"], response_class=HTMLResponse)
+    router.add_api_route("/day/{day}", _day_page, methods=["GET"], response_class=HTMLResponse)
+    router.add_api_route("/months", _months_page, methods=["GET"], response_class=HTMLResponse)
+    router.add_api_route("/status", _status, methods=["GET"])
+    app.include_router(router)
+    return app
+
+
+def _store(bucket: str) -> ObjectStore:
+    settings = storage_from_connection(Connection.get_connection_from_secrets("imunizacao_s3"))
+    return open_public_store(settings) if bucket == "public" else open_work_store(settings)
+
+
+def _object(bucket: str, key: str) -> StreamingResponse:
+    """Stream one allowed object."""
+    allowed = _ALLOWED.get(bucket)
+    if allowed is None or not allowed.fullmatch(key) or ".." in key:
+        raise HTTPException(404, "No such object, or it is not for reading here.")
+    store = _store(bucket)
+    try:
+        info = store.info(key)
+    except PipelineError as error:
+        raise HTTPException(502, str(error)) from error
+    if info is None:
+        raise HTTPException(404, "No such object.")
+    kind = mimetypes.guess_type(key)[0] or info.content_type or "application/octet-stream"
+    if kind == "text/csv":
+        kind = "text/csv; charset=utf-8"
+    return StreamingResponse(
+        store.stream(key), media_type=kind, headers={**_SECURITY, "Content-Length": str(info.bytes)}
+    )
+
+
+def _status() -> dict[str, Any]:
+    """What is published, for a probe: totals of the catalog, or null when there is none."""
+    stored = _read("v1/catalog.json")
+    return {"catalog": stored["totals"] if stored else None}
+
+
+def _run_page(dag_id: str, run_id: str) -> HTMLResponse:
+    """The publication that a run is about. The day is asked from the run's own `resolve_day` receipt."""
+    with create_session(scoped=False) as session:
+        value = session.scalar(
+            select(XComModel.value).where(
+                XComModel.dag_id == dag_id,
+                XComModel.run_id == run_id,
+                XComModel.task_id == "resolve_day",
+                XComModel.key == "return_value",
+            )
+        )
+    day = _day_in(value)
+    if day is None:
+        return _page("Publicação", "<p>Esta execução ainda não resolveu o dia de referência.</p>")
+    return _day_page(day)
+
+
+def _day_in(value: Any) -> str | None:
+    text = value if isinstance(value, str) else json.dumps(value)
+    found = re.search(r'\\?"day\\?"\s*:\s*\\?"([0-9]{4}-[0-9]{2}-[0-9]{2})', text or "")
+    return found.group(1) if found else None
+
+
+def _day_page(day: str) -> HTMLResponse:
+    """State, account and history of one day, straight from its head."""
+    if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", day):
+        raise HTTPException(404, "Not a day.")
+    head = _read(f"v1/days/{day}/head.json")
+    if head is None:
+        return _page(f"Dia {day}", "<p class='state'>pendente</p><p>Nada foi publicado para este dia.</p>")
+    last = head["history"][-1]
+    account, source = last.get("account") or {}, last.get("source") or {}
+    rows = [
+        ("Documentos recebidos", source.get("fetched")),
+        ("— repetidos", source.get("duplicates")),
+        ("— únicos", source.get("unique")),
+        ("Doses dos documentos únicos", account.get("doses")),
+        ("— publicadas", account.get("published")),
+        ("— em quarentena", account.get("quarantined")),
+        ("— substituídas", account.get("superseded")),
+        ("— removidas pela fonte", account.get("removed")),
+    ]
+    waterfall = _table(("", "quantidade"), [(name, _number(value)) for name, value in rows])
+    reasons = _table(
+        ("motivo da quarentena", "doses"),
+        [
+            (code, _number(count))
+            for code, count in sorted((last.get("quarantinedByReason") or {}).items(), key=lambda x: -x[1])
+        ],
+    )
+    history = _table(
+        ("revisão", "estado", "motivo", "publicada em", "doses", "conferência", "execução"),
+        [
+            (
+                entry["revision"],
+                entry["state"],
+                entry["reason"] + (f": {entry['note']}" if entry.get("note") else ""),
+                entry["publishedAt"],
+                _number((entry.get("account") or {}).get("published")),
+                (entry.get("reconciliation") or {}).get("verdict", "—"),
+                entry["runId"],
+            )
+            for entry in reversed(head["history"])
+        ],
+    )
+    links = f"<a href='../objects/public/v1/days/{day}/head.json'>head.json</a>"
+    if head["current"]:
+        root = html.escape(head["current"]["path"])
+        links += f" · <a href='../objects/public/{root}'>day.json</a> · <a href='../objects/public/{root.rpartition('/')[0]}/outcome.json'>outcome.json</a>"
+    body = (
+        f"<p class='state {html.escape(head['state'])}'>{html.escape(_STATES.get(head['state'], head['state']))} · revisão {head['revision']}</p>"
+        f"<p>{links}</p><h2>Conta do dia</h2>{waterfall}<h2>Quarentena</h2>{reasons}<h2>Histórico</h2>{history}"
+    )
+    return _page(f"Dia {day}", body, base="/imunizacao/day/")
+
+
+_STATES = {"published": "publicado", "empty": "vazio (verificado)", "withdrawn": "retirado"}
+
+
+def _months_page() -> HTMLResponse:
+    """Months and days with something published; colour is the state, number is the revision."""
+    catalog = _read("v1/catalog.json")
+    if catalog is None:
+        return _page("Meses publicados", "<p>Nada foi publicado ainda.</p>")
+    parts = []
+    for month in reversed(catalog["months"]):
+        index = _read(month["path"]) or {"days": []}
+        days = "".join(
+            f"<a class='day {html.escape(day['state'])}' href='day/{day['day']}' title='{_number(day['rows'])} doses'>"
+            f"{day['day'][8:]}<small>r{day['revision']}</small></a>"
+            for day in index["days"]
+        )
+        parts.append(
+            f"<h2>{html.escape(month['month'])} <small>{_number(month['rows'])} doses</small></h2><div class='grid'>{days}</div>"
+        )
+    totals = f"<p>{_number(catalog['totals']['days'])} dias, {_number(catalog['totals']['rows'])} doses.</p>"
+    return _page("Meses publicados", totals + "".join(parts), base="/imunizacao/")
+
+
+def _read(key: str) -> dict[str, Any] | None:
+    try:
+        document = json.loads(_store("public").get(key).body)
+    except ObjectMissing:
+        return None
+    except PipelineError as error:
+        raise HTTPException(502, str(error)) from error
+    return document if isinstance(document, dict) else None
+
+
+def _number(value: int | None) -> str:
+    return "—" if value is None else f"{value:,}".replace(",", ".")
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
+    if not rows:
+        return "<p>—</p>"
+    top = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _page(title: str, body: str, *, base: str = "/imunizacao/") -> HTMLResponse:
+    return HTMLResponse(
+        f"<!doctype html><html lang='pt-BR'><head><meta charset='utf-8'><base href='{base}'><title>{html.escape(title)}</title>"
+        f"<style>{_STYLE}</style></head><body><h1>{html.escape(title)}</h1>{body}</body></html>",
+        headers=_SECURITY,
+    )
+
+
+_STYLE = """
+:root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;margin:1.5rem;max-width:70rem}
+h1{font-size:1.4rem}h2{font-size:1.05rem;margin-top:1.6rem}small{opacity:.7;font-weight:400}
+table{border-collapse:collapse}td,th{padding:.25rem .8rem;border-bottom:1px solid #8884;text-align:left}
+td:nth-child(2){font-variant-numeric:tabular-nums}.state{display:inline-block;padding:.15rem .7rem;border-radius:1rem;background:#8883}
+.published{background:#2e7d3233}.empty{background:#0277bd33}.withdrawn{background:#c6282833}
+.grid{display:flex;flex-wrap:wrap;gap:.4rem}.day{width:3rem;padding:.3rem;text-align:center;border-radius:.4rem;text-decoration:none;color:inherit}
+.day small{display:block}
+"""

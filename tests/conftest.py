@@ -1,0 +1,74 @@
+"""Real servers for the tests that need them: started once per session on free loopback ports, gone at the end."""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from imunizacao_local.ports import free_ports
+from imunizacao_local.postgres import PostgresServer
+from imunizacao_local.seaweed import SeaweedPorts, SeaweedServer
+
+from imunizacao.settings import StorageSettings, storage_settings
+from imunizacao.storage import ObjectStore, open_public_store, open_work_store
+
+FROZEN_NOW = datetime(2026, 3, 15, 4, 10, tzinfo=UTC)
+"""Already the 15th in Brasília too: the 14th is over."""
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[SeaweedServer]:
+    """One SeaweedFS with the two identities of the product."""
+    with tempfile.TemporaryDirectory(prefix="imunizacao-s3-") as folder:
+        with SeaweedServer(state_dir=Path(folder), ports=SeaweedPorts.free()) as server:
+            yield server
+
+
+@pytest.fixture
+def s3_settings(s3_server: SeaweedServer) -> StorageSettings:
+    """Settings for two fresh buckets on the real server."""
+    mark = secrets.token_hex(4)
+    keys = s3_server.pipeline_credentials
+    settings = storage_settings(
+        endpoint_url=s3_server.endpoint,
+        access_key=keys.access_key,
+        secret_key=keys.secret_key,
+        work_bucket=f"work-{mark}",
+        public_bucket=f"public-{mark}",
+    )
+    client = s3_server.client(keys)
+    for bucket in (settings.work_bucket, settings.public_bucket):
+        client.create_bucket(Bucket=bucket)
+    return settings
+
+
+@pytest.fixture
+def work(s3_settings: StorageSettings) -> ObjectStore:
+    """A fresh work bucket."""
+    return open_work_store(s3_settings)
+
+
+@pytest.fixture
+def public(s3_settings: StorageSettings) -> ObjectStore:
+    """A fresh public bucket."""
+    return open_public_store(s3_settings)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One PostgreSQL server."""
+    with tempfile.TemporaryDirectory(prefix="imunizacao-pg-") as folder:
+        with PostgresServer(state_dir=Path(folder), port=free_ports(1)[0]) as server:
+            yield server
+
+
+@pytest.fixture
+def controle_dsn(postgres: PostgresServer) -> str:
+    """A fresh database for the schema `controle`."""
+    name = f"controle_{secrets.token_hex(4)}"
+    postgres.create_database(name)
+    return postgres.dsn(name)
