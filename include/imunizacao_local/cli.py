@@ -55,9 +55,11 @@ def _up(options: argparse.Namespace, console: Console) -> int:
         )
     stack = _stack(options)
     with exclusive(stack.state_dir / LOCK, what="Starting or stopping the servers"):
-        started = stack.start(console)
+        started = stack.start(console, with_airflow=not options.no_airflow)
         save_ports(stack.state_dir, stack.ports)
         save_mirror(stack.state_dir, stack.mirror.settings)
+    if options.no_airflow:
+        return 0
     airflow, bucket = stack.airflow(), stack.public_bucket()
     if options.no_run:
         console.line(f"Airflow: {airflow.base_url}  login {AIRFLOW_USER}  password {airflow.password}")
@@ -237,6 +239,7 @@ def _parser() -> argparse.ArgumentParser:
         "--mirror-auth", choices=("none", "rnds"), help="how the simulator wants to be asked (default none)"
     )
     up.add_argument("--no-run", action="store_true", help="only start the servers")
+    up.add_argument("--no-airflow", action="store_true", help="only start PostgreSQL, the S3 server and the mirror")
     up.add_argument("--wait-minutes", type=float, default=_WAIT_MINUTES, metavar="N", help="how long to follow the run")
     for name, what in (
         ("airflow", "Airflow (default 8080)"),

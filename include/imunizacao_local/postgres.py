@@ -44,7 +44,8 @@ class PostgresServer:
     """One PostgreSQL cluster, kept in `state_dir`, listening on 127.0.0.1:`port`.
 
     `start` and `stop` are idempotent and work from any process. After a crash `start` recovers the cluster; it never
-    touches one whose backends are still alive. The superuser is `imunizacao`; its password is random, mode 0600.
+    touches one whose backends are still alive. The superuser is `imunizacao`; its password is random, mode 0600. As a
+    context manager it is temporary: the cluster is deleted at the end, also what lies in /var/tmp.
     """
 
     def __init__(self, *, state_dir: Path, port: int) -> None:
@@ -68,7 +69,7 @@ class PostgresServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.stop()
+        self.remove()
 
     @property
     def password(self) -> str:

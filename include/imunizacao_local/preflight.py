@@ -13,6 +13,7 @@ PYTHON: Final = (3, 11)
 DISK_BYTES: Final = 3 * 1024**3
 # Airflow 1.2 GB, the object store 0.4, PostgreSQL and the mirror 0.2, a day's stages up to 1.2.
 MEMORY_BYTES: Final = 3 * 1024**3
+MEMORY_BYTES_WITHOUT_AIRFLOW: Final = 3 * 1024**3 // 2
 _GIB: Final = 1024**3
 _CGROUP: Final = Path("/sys/fs/cgroup")
 
@@ -38,12 +39,12 @@ def check_disk(folder: Path) -> None:
         )
 
 
-def check_memory() -> None:
-    """Raise LocalError when less than 3 GiB of memory are available. Not checked where Linux's figures are absent."""
+def check_memory(needed: int = MEMORY_BYTES) -> None:
+    """Raise LocalError when less than `needed` bytes of memory are available. Not checked where Linux's figures are absent."""
     available = available_memory()
-    if available is not None and available < MEMORY_BYTES:
+    if available is not None and available < needed:
         raise LocalError(
-            f"{available / _GIB:.1f} GiB of memory are available; {MEMORY_BYTES / _GIB:.0f} GiB are needed",
+            f"{available / _GIB:.1f} GiB of memory are available; {needed / _GIB:.1f} GiB are needed",
             next_step="close other programs, or process a day without Airflow: `make day DAY=YYYY-MM-DD`",
         )
 

@@ -127,23 +127,24 @@ class Stack:
             "Airflow": f"http://{LOOPBACK}:{self.ports.airflow}",
         }
 
-    def start(self, console: Console) -> bool:
+    def start(self, console: Console, *, with_airflow: bool = True) -> bool:
         """Check the machine, then start what does not run. False when everything ran already."""
         self._mark_state()
         preflight.check_python()
         preflight.check_disk(self.state_dir)
-        idle = [service for service in self.services().values() if not service.is_running()]
-        if idle:
-            preflight.check_memory()
+        names = [name for name in self.addresses() if with_airflow or name != "Airflow"]
+        services = self.services()
+        if any(not services[name].is_running() for name in names):
+            preflight.check_memory(preflight.MEMORY_BYTES if with_airflow else preflight.MEMORY_BYTES_WITHOUT_AIRFLOW)
         for server in (self.postgres, self.seaweed, self.mirror):
             if not server.is_running():
                 server.check_ports()
-        if not any(process is not None for process in self.airflow().components().values()):
+        if with_airflow and not any(self.airflow().components().values()):
             self.airflow().check_ports()
         started = False
-        for name, address in self.addresses().items():
+        for name in names:
             with console.step(name) as step:
-                step.detail = address
+                address = step.detail = self.addresses()[name]
                 # Made here, not before: Airflow's connections need the secrets of the servers above it.
                 service = self.services()[name]
                 if service.start():

@@ -180,7 +180,7 @@ def _land(work: ObjectStore, landing: Path, count: int, *, run_id: str) -> Extra
 def _measure_extract(count: int, server: SeaweedServer, folder: Path, memory: str) -> dict[str, Any]:
     print(f"… extracting {count:,} documents over HTTP", file=sys.stderr)
     settings = MirrorSettings(seed=7, docs_per_day=count, auth="none")
-    with MirrorServer(state_dir=folder / "mirror", port=free_ports(1)[0], settings=settings) as mirror:
+    with MirrorServer(state_dir=folder / "mirror", root=ROOT, port=free_ports(1)[0], settings=settings) as mirror:
         state = _state(server, folder, memory, run_id="bench-extract", mirror=mirror.base_url)
         state_file = folder / "state-extract.json"
         state_file.write_text(json.dumps(state))
@@ -275,7 +275,9 @@ def _machine() -> str:
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
         model = names[0] if names else model
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}, Python {platform.python_version()}"

@@ -6,8 +6,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from imunizacao_local.ports import free_ports
-from tests.support.forgetful_s3 import forgetful_s3
 
 from imunizacao.errors import ConfigurationError, ContractViolation, PublicationConflict, StorageUnavailable
 from imunizacao.settings import StorageSettings, storage_settings
@@ -21,6 +19,8 @@ from imunizacao.storage import (
     sha256_of,
     swap,
 )
+from imunizacao_local.ports import free_ports
+from tests.support.forgetful_s3 import forgetful_s3
 
 pytestmark = pytest.mark.servers
 

@@ -118,6 +118,18 @@ class DayArchive:
         self._ordinal = day.toordinal()
         self._key = identifiers.day_key(archive.settings.seed, self._ordinal)
         self._plans: dict[int, Plan] = {}
+        self._copies: dict[int, tuple[int, ...]] = {}
+
+    def copies(self, low: int, high: int) -> int:
+        """How many of the positions [low, high) are copies of another one: a server repeats them, but does not count them."""
+        found = 0
+        for start in range(low // BLOCK * BLOCK, high, BLOCK):
+            block = self._copies.get(start)
+            if block is None:
+                block = tuple(k for k, role in self.plan(start).roles.items() if role.trap is Trap.COPY)
+                self._copies[start] = block
+            found += sum(1 for k in block if low <= k < high)
+        return found
 
     def uuid(self, k: int) -> str:
         """UUID of the document that belongs to position k (a copy or a version carries that of another position)."""

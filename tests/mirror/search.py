@@ -16,6 +16,7 @@ from typing import Final
 
 from tests.mirror.calendar import SAO_PAULO, local_date, midnight_ms
 from tests.mirror.documents import FIRST_DAY, Archive, DayArchive, Extra
+from tests.mirror.traps import COPY_SHARE, SHARES, quota
 
 DEFAULT_COUNT: Final = 50
 MAX_COUNT: Final = 1000
@@ -200,6 +201,7 @@ class DayEdits:
 
 
 _NO_EDITS: Final = DayEdits()
+_EXACT_DAYS: Final = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,6 +248,21 @@ class Matches:
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
+
+    @property
+    def total(self) -> int:
+        """What the server announces: every document version once. Copies are what a bad paging repeats, so they do not count.
+
+        Over more than 40 days the copies are taken from their share, to keep a count over the whole history quick.
+        """
+        if len(self._days) > _EXACT_DAYS:
+            size = self._archive.settings.docs_per_day
+            return len(self) - len(self._days) * quota(len(SHARES), COPY_SHARE, 0, size)
+        return len(self) - sum(
+            self._archive.day(day.date).copies(day.low, day.high)
+            - sum(self._archive.day(day.date).copies(position, position + 1) for position in day.removed)
+            for day in self._days
+        )
 
     def page(self, offset: int, count: int) -> list[str]:
         """JSON texts of `count` search entries from `offset` on."""

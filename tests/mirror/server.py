@@ -225,10 +225,10 @@ class Mirror:
     def _answer(self, request: Request, hit: Hit) -> Response:
         search, cursor = hit.search, hit.cursor
         matches = find_matches(self._archive, search, horizon=self._horizon(), edits=self._active.catalogue.edits)
-        total = len(matches)
+        total = matches.total
         page = Page(entries=(), following=None)
         if not hit.counts:
-            following = cursor.following(search.count) if cursor.offset + search.count < total else None
+            following = cursor.following(search.count) if cursor.offset + search.count < len(matches) else None
             page = Page(entries=matches.page(cursor.offset, search.count), following=following)
             for scenario in self._active.scenarios:
                 page = scenario.page(hit, page)

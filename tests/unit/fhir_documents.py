@@ -134,7 +134,9 @@ def _immunization(rng: random.Random, kind: Kind, person: Person, identifier: st
         "resourceType": "Immunization",
         "id": identifier,
         "meta": {"profile": [f"{BASE}StructureDefinition/{_PROFILES[kind][1]}"]},
-        "extension": [coded_extension("BRGrupoAtendimento", "BRGrupoAtendimento", rng.choice(["000101", "999999", "00"]))],
+        "extension": [
+            coded_extension("BRGrupoAtendimento", "BRGrupoAtendimento", rng.choice(["000101", "999999", "00"]))
+        ],
         "status": "completed",
         "vaccineCode": concept("BRImunobiologico", rng.choice(["1", "2", "33", "777"])),
         "patient": {"identifier": {"system": f"{BASE}StructureDefinition/BRIndividuo-1.0", "value": person.identifier}},
@@ -170,7 +172,9 @@ def _immunization(rng: random.Random, kind: Kind, person: Person, identifier: st
         )
     if kind in {"routine", "campaign"}:
         maternal = coded_extension("BRCondicaoMaternal", "BRCondicaoMaternal", rng.choice(["1", "2", "3"]))
-        place = protocol.setdefault("extension", []) if kind == "routine" and rng.random() < 0.2 else resource["extension"]
+        place = (
+            protocol.setdefault("extension", []) if kind == "routine" and rng.random() < 0.2 else resource["extension"]
+        )
         if len(place) < 2:
             place.append(maternal)
     if kind == "routine" and rng.random() < 0.3:
@@ -203,14 +207,20 @@ def patient_resource(person: Person, rng: random.Random) -> Json:
         "birthDate": person.birth,
         "address": [
             {
-                "_city": {"extension": [{"url": "ibge", "valueString": rng.choice(["3550308", "355030", "5300108", "999999"])}]},
+                "_city": {
+                    "extension": [
+                        {"url": "ibge", "valueString": rng.choice(["3550308", "355030", "5300108", "999999"])}
+                    ]
+                },
                 "postalCode": person.cep,
                 "country": rng.choice(["10", "BRASIL", "Brasil", "XX"]),
             }
         ],
     }
     if rng.random() < 0.7:
-        parts: list[Json] = [{"url": "race", "valueCodeableConcept": concept("BRRacaCor", rng.choice(["01", "05", "77"]))}]
+        parts: list[Json] = [
+            {"url": "race", "valueCodeableConcept": concept("BRRacaCor", rng.choice(["01", "05", "77"]))}
+        ]
         if rng.random() < 0.5:
             parts.append({"url": "indigenousEthnicity", "valueCodeableConcept": concept("BREtnia", "0001")})
         resource["extension"] = [
@@ -258,7 +268,9 @@ def build_entry(
         for n, resource in enumerate([composition, *immunizations])
     ]
     if rng.random() < 0.2:
-        entries.append({"fullUrl": "urn:uuid:cid", "resource": {"resourceType": "Condition", "code": concept("BRCID10", "Z25")}})
+        entries.append(
+            {"fullUrl": "urn:uuid:cid", "resource": {"resourceType": "Condition", "code": concept("BRCID10", "Z25")}}
+        )
     if with_patient:
         entries.append({"fullUrl": "urn:uuid:patient", "resource": patient_resource(person, rng)})
         if rng.random() < 0.5:

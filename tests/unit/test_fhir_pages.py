@@ -24,7 +24,10 @@ def page(*entries: bytes, head: bytes = b'"resourceType":"Bundle","type":"search
 
 @given(st.lists(st.dictionaries(st.text(max_size=5), JSON, max_size=4), max_size=5), st.booleans())
 def test_entries_come_out_as_the_bytes_that_went_in(values: list[dict[str, object]], ascii_only: bool) -> None:
-    raws = [json.dumps({"id_": value}, ensure_ascii=ascii_only, allow_nan=False).encode("utf-8", "surrogatepass") for value in values]
+    raws = [
+        json.dumps({"id_": value}, ensure_ascii=ascii_only, allow_nan=False).encode("utf-8", "surrogatepass")
+        for value in values
+    ]
     content = read_page(page(*raws))
     assert [entry.line for entry in content.entries] == raws
     assert {entry.reject for entry in content.entries} <= {None, Reject.UTF8_INVALID}
@@ -53,7 +56,9 @@ def test_depth_is_counted_as_a_parser_counts_it(value: object) -> None:
         assert is_too_deep(text, limit) == (depth(value) > limit)
 
 
-@pytest.mark.parametrize(("levels", "deep"), [(MAX_DEPTH - 1, False), (MAX_DEPTH, False), (MAX_DEPTH + 1, True), (200_000, True)])
+@pytest.mark.parametrize(
+    ("levels", "deep"), [(MAX_DEPTH - 1, False), (MAX_DEPTH, False), (MAX_DEPTH + 1, True), (200_000, True)]
+)
 def test_the_depth_limit_is_exact_and_needs_no_recursion(levels: int, deep: bool) -> None:
     assert is_too_deep(b'{"a":"[[[[\\"",' * 0 + b"[" * levels + b"]" * levels) is deep
 
@@ -123,7 +128,10 @@ def test_only_a_search_page_is_a_page(body: bytes) -> None:
 
 def test_a_page_of_another_kind_is_named_by_code_and_never_quoted() -> None:
     body = json.dumps(
-        {"resourceType": "OperationOutcome", "issue": [{"code": "security", "diagnostics": "(EHR-ERR882) token de 700000000000005"}]}
+        {
+            "resourceType": "OperationOutcome",
+            "issue": [{"code": "security", "diagnostics": "(EHR-ERR882) token de 700000000000005"}],
+        }
     ).encode()
     with pytest.raises(BadPage) as failure:
         read_page(body)
@@ -141,11 +149,15 @@ def test_a_page_of_another_kind_is_named_by_code_and_never_quoted() -> None:
     ],
 )
 def test_of_an_outcome_only_a_code_is_kept(diagnostics: str | None, code: str, expected: str) -> None:
-    body = json.dumps({"resourceType": "OperationOutcome", "issue": [{"code": code, "diagnostics": diagnostics}]}).encode()
+    body = json.dumps(
+        {"resourceType": "OperationOutcome", "issue": [{"code": code, "diagnostics": diagnostics}]}
+    ).encode()
     assert outcome_code(body) == expected
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[" * 5000, b'{"resourceType":"OperationOutcome","issue":3}', b"\xff"])
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"[" * 5000, b'{"resourceType":"OperationOutcome","issue":3}', b"\xff"]
+)
 def test_an_error_body_of_any_kind_has_no_code(body: bytes) -> None:
     assert outcome_code(body) == ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -282,7 +283,12 @@ def _recorded(
             end(ended("held" if isinstance(error, DayHeld) else "failed", error))
         except Exception as lost:  # noqa: BLE001 - whatever the driver raises, the stage's own error is the one to see
             log_event(
-                "controle.outcome_lost", stage=stage, day=str(context.day), attempt=attempt, error=type(lost).__name__
+                "controle.outcome_lost",
+                level=logging.WARNING,
+                stage=stage,
+                day=str(context.day),
+                attempt=attempt,
+                error=type(lost).__name__,
             )
             error.add_note(f"Its outcome could not be written either ({type(lost).__name__}).")
         raise

@@ -11,7 +11,10 @@ from typing import Any
 import great_expectations.expectations as gxe
 import sqlalchemy as sa
 from great_expectations.execution_engine import SqlAlchemyExecutionEngine
-from great_expectations.expectations.metrics.map_metric_provider import ColumnMapMetricProvider, column_condition_partial
+from great_expectations.expectations.metrics.map_metric_provider import (
+    ColumnMapMetricProvider,
+    column_condition_partial,
+)
 from great_expectations.expectations.metrics.util import get_dialect_regex_expression
 
 _NULLS = "column_values.nonnull.unexpected_count"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -120,6 +121,7 @@ def _run_suites(
         verdicts |= _verdicts(suite, result)
         _replace_stored_result(context, suite.name, result)
         results[suite.name] = result.to_json_dict()
+        source.get_execution_engine().end_transaction()
     context.build_data_docs(site_names=[_SITE])
     source.get_execution_engine().close()
     return GxOutcome(verdicts=verdicts, row_rules=row_rules, results=results)
@@ -230,7 +232,6 @@ def _open_context(site: Path) -> Any:
             "class_name": "DefaultSiteSectionBuilder",
             "source_store_name": store,
             "renderer": {"class_name": renderer},
-            "view": {"module_name": "imunizacao.validate.gx_pages", "class_name": "OfflinePageView"},
         }
 
     config = DataContextConfig(
@@ -257,10 +258,7 @@ def _open_context(site: Path) -> Any:
                     "class_name": "TupleFilesystemStoreBackend",
                     "base_directory": str(site.resolve()),
                 },
-                "site_index_builder": {
-                    "class_name": "DefaultSiteIndexBuilder",
-                    "view": {"module_name": "imunizacao.validate.gx_pages", "class_name": "OfflineIndexPageView"},
-                },
+                "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
                 "site_section_builders": {
                     "profiling": "None",  # the text: a real None crashes the site builder
                     "expectations": section("suites", "ExpectationSuitePageRenderer"),
@@ -276,14 +274,15 @@ def _open_context(site: Path) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what the library prints and logs out of the task log: it prints tracebacks that can quote values."""
+    """Keep what the library prints, logs and warns of out of the task log: it prints tracebacks that can quote values."""
     loggers = [logging.getLogger(name) for name in ("great_expectations", "sqlalchemy", "py.warnings")]
     before = [(logger, logger.disabled, logger.level, logger.propagate) for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL + 1)
         logger.propagate = False
     try:
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
             yield
     finally:
         for logger, disabled, level, propagate in before:

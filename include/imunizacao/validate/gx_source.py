@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import duckdb_engine
 import sqlalchemy as sa
-import sqlalchemy.dialects.postgresql as postgresql
 from great_expectations.datasource.fluent.sql_datasource import SQLDatasource
 from great_expectations.execution_engine import SqlAlchemyExecutionEngine
+from sqlalchemy.dialects import postgresql
 
 from imunizacao.sql import Engine
 from imunizacao.sql.compile import quote_identifier
@@ -61,6 +61,11 @@ class DuckDBExecutionEngine(SqlAlchemyExecutionEngine):  # type: ignore[misc]
     def get_inspector(self) -> _Inspector:
         """Our own inspector."""
         return _Inspector(self)
+
+    def end_transaction(self) -> None:
+        """Let the next asset begin its own: SQLAlchemy opens one by itself, and DuckDB has no nested ones."""
+        if self._connection is not None:
+            self._connection.rollback()
 
     def close(self) -> None:
         """Close the one connection."""

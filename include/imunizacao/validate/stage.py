@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 import time
@@ -9,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-
-import msgspec
 
 from imunizacao import paths
 from imunizacao.errors import ContractViolation, DayHeld
@@ -22,6 +21,8 @@ from imunizacao.sql import Engine, open_engine
 from imunizacao.sql.compile import RowRule, bad_rows_table, counts_select, view_on_parquet
 from imunizacao.storage import ObjectStore, file_ref, put_receipt, read_receipt
 from imunizacao.validate.assets import content_type, put_static
+from imunizacao.validate.gx import run_suites
+from imunizacao.validate.pages import localise_site
 from imunizacao.validate.suites import ROW_SUITE, TABLES, Rule, Suites, load_suites
 
 STAGE: Final = "validate"
@@ -89,10 +90,10 @@ def validate_day(
                 progress=progress,
             )
         result = folder / "result.json"
-        result.write_bytes(msgspec.json.encode(outcome.results, order="deterministic"))
+        result.write_text(json.dumps(outcome.results, sort_keys=True, ensure_ascii=False), encoding="utf-8")
         prefix = context.prefix(STAGE)
         file_ref(work, prefix + "result.json", result)
-        _put_docs(work, str(context.day), outcome.site)
+        _put_docs(work, str(context.day), outcome.site, outcome.pages)
         receipt = ValidateReceipt(
             stage=STAGE,
             day=str(context.day),
@@ -158,6 +159,8 @@ class ValidateOutcome:
     quarantine: Path
     bad_keys: Path
     site: Path
+    pages: list[Path]
+    """Data Docs below `site`, the index last."""
     results: dict[str, Any]
 
 
@@ -188,8 +191,6 @@ def run_validate(
     _require_columns(duck, suites)
     progress("validate", 1, 4)
 
-    from imunizacao.validate.gx_run import run_suites  # noqa: PLC0415 - 4 CPU seconds that only this stage needs
-
     site = folder / "site"
     outcome = run_suites(
         duck,
@@ -198,6 +199,7 @@ def run_validate(
         day=day,
         site=site,
     )
+    pages = localise_site(site, suites=2)
     progress("validate", 2, 4)
     results = [
         RuleResult(
@@ -213,7 +215,8 @@ def run_validate(
         )
         for rule in suites.rules
     ]
-    own = _quarantine_rows(duck, outcome.row_rules, suites.row.rules)
+    evaluated = [rule for rule in outcome.row_rules if outcome.verdicts[rule.rule].evaluated]
+    own = _quarantine_rows(duck, evaluated, suites.row.rules)
     _require_parity(results, own)
     progress("validate", 3, 4)
     quarantine, bad_keys = folder / "quarantine.parquet", folder / "bad_keys.parquet"
@@ -223,7 +226,9 @@ def run_validate(
         "validate/70_written", quarantine=str(quarantine), bad_keys=str(bad_keys)
     )
     if without_reason:
-        raise ContractViolation(f"{without_reason} doses of {day} are in quarantine without a reason. Defect of flatten.")
+        raise ContractViolation(
+            f"{without_reason} doses of {day} are in quarantine without a reason. Defect of flatten."
+        )
     by_reason: dict[str, int] = {}
     by_uf: dict[str, dict[str, int]] = {}
     for uf, reason, count in duck.rows("validate/60_quarantine_counts", quarantine=str(quarantine)):
@@ -242,6 +247,7 @@ def run_validate(
         quarantine=quarantine,
         bad_keys=bad_keys,
         site=site,
+        pages=pages,
         results=outcome.results,
     )
 
@@ -291,9 +297,7 @@ def _quarantine_rows(duck: Engine, compiled: Sequence[RowRule], rules: Sequence[
     quarantine = [rule for rule in in_order if rule.rule in taking]
     flags = [rule for rule in in_order if rule.rule not in taking]
     relation = TABLES[ROW_SUITE]
-    duck.execute(
-        "validate/bad rows", bad_rows_table(_BAD_ROWS, quarantine, relation=relation, key=_KEY, carry=_CARRY)
-    )
+    duck.execute("validate/bad rows", bad_rows_table(_BAD_ROWS, quarantine, relation=relation, key=_KEY, carry=_CARRY))
     own = {rule.rule: 0 for rule in quarantine}
     own |= {str(rule): int(count) for rule, count in duck.rows("validate/50_rule_counts")}
     if flags:
@@ -322,10 +326,9 @@ def _sentence(rule: RuleResult) -> str:
     return f"{rule.rule} failed on {rule.failed} of {rule.checked} doses checked ({share:.2f} %): {rule.note}."
 
 
-def _put_docs(work: ObjectStore, day: str, site: Path) -> None:
-    """Copy the pages of a day. Index last: a link never leads to a page that is not there yet."""
+def _put_docs(work: ObjectStore, day: str, site: Path, pages: Sequence[Path]) -> None:
+    """Copy the pages of a day, the index last: a link never leads to a page that is not there yet."""
     put_static(work, f"{DOCS}static/")
     folder = docs_key(day).rpartition("/")[0]
-    pages = sorted(path for path in site.rglob("*.html") if path.is_file())
-    for path in sorted(pages, key=lambda page: page == site / "index.html"):
+    for path in pages:
         work.put(f"{folder}/{path.relative_to(site).as_posix()}", path.read_bytes(), content_type=content_type(path))

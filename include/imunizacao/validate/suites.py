@@ -215,14 +215,18 @@ def _check_scope(meta: Mapping[str, str], suite: str, where: str) -> None:
             raise ContractViolation(f"{where}: a row rule needs a `reason` such as DATE_FUTURE.")
     elif meta["scope"] == "day":
         if "on_fail" in meta or "reason" in meta:
-            raise ContractViolation(f"{where}: a day rule opens or closes the gate; it has no `on_fail` and no `reason`.")
+            raise ContractViolation(
+                f"{where}: a day rule opens or closes the gate; it has no `on_fail` and no `reason`."
+            )
     else:
         raise ContractViolation(f"{where}: scope {meta['scope']!r} is neither row nor day.")
 
 
 def _check_expectation(kind: str, kwargs: Mapping[str, Any], where: str) -> None:
     if "z_score" in kind:
-        raise ContractViolation(f"{where}: a z-score depends on the other rows of the day, so a row has no verdict of its own.")
+        raise ContractViolation(
+            f"{where}: a z-score depends on the other rows of the day, so a row has no verdict of its own."
+        )
     if "unexpected_rows" in kind or "unexpected_rows_query" in kwargs:
         raise ContractViolation(f"{where}: no SQL in a suite; write the condition as an expectation on a column.")
     for key, value in kwargs.items():
@@ -294,7 +298,9 @@ def _no_repeated_key(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _require_keys(node: Mapping[str, Any], known: frozenset[str], needed: set[str] | frozenset[str], where: str) -> None:
+def _require_keys(
+    node: Mapping[str, Any], known: frozenset[str], needed: set[str] | frozenset[str], where: str
+) -> None:
     unknown, missing = sorted(set(node) - known), sorted(needed - set(node))
     if unknown:
         raise ContractViolation(f"{where}: unknown key(s) {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")

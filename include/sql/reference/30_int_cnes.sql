@@ -12,15 +12,15 @@ ranked as (
         row_number() over (
             partition by co_cnes
             order by
-                co_municipio_6 is null,
-                co_motivo_desab is not null,
+                co_municipio_6 is null asc,
+                co_motivo_desab is not null asc,
                 co_unidade desc,
-                co_municipio_6,
-                co_motivo_desab,
-                no_razao_social,
-                no_fantasia,
-                co_tipo_estabelecimento,
-                co_natureza_juridica
+                co_municipio_6 asc,
+                co_motivo_desab asc,
+                no_razao_social asc,
+                no_fantasia asc,
+                co_tipo_estabelecimento asc,
+                co_natureza_juridica asc
         ) as nu_ordem
     from stg_cnes
 )

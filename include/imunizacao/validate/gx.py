@@ -1,0 +1,26 @@
+"""The way in to Great Expectations: imported on first use, without its noise."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imunizacao.reference_day import ReferenceDay
+from imunizacao.sql import Engine
+from imunizacao.validate.suites import Suites
+
+if TYPE_CHECKING:
+    from imunizacao.validate.gx_run import GxOutcome
+
+
+def run_suites(
+    duck: Engine, suites: Suites, *, parameters: Mapping[str, str | int], day: ReferenceDay, site: Path
+) -> GxOutcome:
+    """`gx_run.run_suites`. The import costs 4 CPU seconds and 270 MB, so it waits until there is a day to judge."""
+    with warnings.catch_warnings():
+        # Version 1.24 imports sre_constants and sre_parse, deprecated in Python 3.11; Python 3.13 has neither.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from imunizacao.validate import gx_run  # noqa: PLC0415 - see above
+    return gx_run.run_suites(duck, suites, parameters=parameters, day=day, site=site)
