@@ -66,10 +66,9 @@ lock: $(VENV)/.runtime-installed ## Resolve requirements*.in into requirements*.
 # --- quality ---------------------------------------------------------------------------------------------------------
 
 .PHONY: format
-format: setup ## Format Python and SQL in place
+format: setup ## Format Python in place
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
-	$(BIN)/sqlfluff fix --quiet include/sql
 
 .PHONY: check
 check: setup ## All that CI checks; changes no file of the project
@@ -77,7 +76,7 @@ check: setup ## All that CI checks; changes no file of the project
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict include tests/mirror
 	PYTHONPATH=include $(BIN)/lint-imports
-	$(BIN)/sqlfluff lint include/sql
+	$(BIN)/python -m tests.lint_sql
 	$(BIN)/python -m pytest
 
 .PHONY: test

@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from imunizacao_local.ports import free_ports
-from imunizacao_local.postgres import PostgresServer
-from imunizacao_local.seaweed import SeaweedPorts, SeaweedServer
 
 from imunizacao.settings import StorageSettings, storage_settings
 from imunizacao.storage import ObjectStore, open_public_store, open_work_store
+from imunizacao_local.ports import free_ports
+from imunizacao_local.postgres import PostgresServer
+from imunizacao_local.seaweed import SeaweedPorts, SeaweedServer
 
 FROZEN_NOW = datetime(2026, 3, 15, 4, 10, tzinfo=UTC)
 """Already the 15th in Brasília too: the 14th is over."""
@@ -29,8 +29,8 @@ def s3_server() -> Iterator[SeaweedServer]:
 
 
 @pytest.fixture
-def s3_settings(s3_server: SeaweedServer) -> StorageSettings:
-    """Settings for two fresh buckets on the real server."""
+def s3_settings(s3_server: SeaweedServer) -> Iterator[StorageSettings]:
+    """Settings for two fresh buckets on the real server. They go at the end: each holds volumes, and those are few."""
     mark = secrets.token_hex(4)
     keys = s3_server.pipeline_credentials
     settings = storage_settings(
@@ -41,9 +41,16 @@ def s3_settings(s3_server: SeaweedServer) -> StorageSettings:
         public_bucket=f"public-{mark}",
     )
     client = s3_server.client(keys)
-    for bucket in (settings.work_bucket, settings.public_bucket):
+    buckets = (settings.work_bucket, settings.public_bucket)
+    for bucket in buckets:
         client.create_bucket(Bucket=bucket)
-    return settings
+    yield settings
+    for bucket in buckets:
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+            found = [{"Key": item["Key"]} for item in page.get("Contents", [])]
+            if found:
+                client.delete_objects(Bucket=bucket, Delete={"Objects": found, "Quiet": True})
+        client.delete_bucket(Bucket=bucket)
 
 
 @pytest.fixture

@@ -25,14 +25,13 @@ from typing import Final, TypeVar
 import msgspec
 
 from imunizacao.errors import (
-    ContractViolation,
     MirrorProtocolError,
     MirrorUnavailable,
     PipelineError,
 )
 from imunizacao.events import Progress, log_event, no_progress
 from imunizacao.fhir import LandedFile, LandedWalk, LandingWriter, MirrorClient, WalkBroken, Window, instant_text
-from imunizacao.models import ExtractReceipt, ObjectRef, RunContext, fingerprint
+from imunizacao.models import ExtractReceipt, LandingManifest, LandingSlice, ObjectRef, RunContext, fingerprint
 from imunizacao.reference_day import SAO_PAULO
 from imunizacao.settings import EngineSettings, MirrorSettings
 from imunizacao.storage import ObjectStore, file_ref, put_receipt, read_receipt, sha256_of
@@ -51,44 +50,6 @@ _STEPS: Final = (timedelta(hours=1), timedelta(minutes=10), timedelta(minutes=1)
 _SLICE_KEY: Final = re.compile(r"/run=([^/]+)/extract/slice=([0-9TZ_]+)/slice\.json$")
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LandingSlice:
-    """One window of the day that is whole in landing."""
-
-    start: str
-    """First instant, UTC."""
-    end: str
-    """First instant that no longer belongs to it, UTC."""
-    announced: int
-    """Total of the mirror, the same before and after the walk."""
-    distinct: int
-    """Different document versions received; equals `announced`."""
-    lines: int
-    """Landed entries, repeated ones included."""
-    rejected: int
-    """Entries kept beside landing with a reason."""
-    parts: list[ObjectRef]
-    page_log: ObjectRef
-    rejects: ObjectRef | None
-    pages: int
-    attempts: int
-    run_id: str
-    """Run that walked it; an earlier one when the window was reused."""
-
-    @property
-    def objects(self) -> list[ObjectRef]:
-        """Every object of the window."""
-        return [*self.parts, self.page_log, *([self.rejects] if self.rejects else [])]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LandingManifest:
-    """The landing of a day in total order: windows by start, parts by number. Windows without documents are left out."""
-
-    day: str
-    slices: list[LandingSlice]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,21 +88,6 @@ def extract_day(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     raise failure
-
-
-def read_landing_manifest(work: ObjectStore, receipt: ExtractReceipt) -> LandingManifest:
-    """Read the list of landed windows; other bytes than the receipt names are a `ContractViolation`."""
-    body = work.get(receipt.manifest.key).body
-    if sha256_of(body) != receipt.manifest.sha256:
-        raise ContractViolation(
-            f"Landing manifest {receipt.manifest.key} is not the one that extract wrote. Clear `extract` and run the day again."
-        )
-    try:
-        return msgspec.json.decode(body, type=LandingManifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ContractViolation(
-            f"Landing manifest {receipt.manifest.key} cannot be read ({error}). Clear `extract` and run the day again."
-        ) from error
 
 
 async def _extract(

@@ -19,12 +19,18 @@ import pyarrow
 
 from imunizacao.errors import ContractViolation
 from imunizacao.events import Progress, log_event, no_progress
-from imunizacao.extract import LandingManifest, read_landing_manifest
-from imunizacao.models import DocumentAccount, ExtractReceipt, FlattenReceipt, RunContext, fingerprint
+from imunizacao.models import (
+    DocumentAccount,
+    ExtractReceipt,
+    FlattenReceipt,
+    LandingManifest,
+    RunContext,
+    fingerprint,
+)
 from imunizacao.reference import ReferenceSet, load_references
 from imunizacao.settings import EngineSettings, PseudonymSettings
-from imunizacao.sql import Engine, open_engine
-from imunizacao.storage import ObjectStore, file_ref, put_receipt, read_receipt
+from imunizacao.sql import Engine, Parameter, open_engine
+from imunizacao.storage import ObjectStore, file_ref, put_receipt, read_object, read_receipt
 
 STAGE = "flatten"
 _MACROS = (
@@ -91,7 +97,7 @@ def flatten_day(
     started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="flatten-", dir=engine.scratch_dir))
     try:
-        manifest = read_landing_manifest(work, extract)
+        manifest = read_object(work, extract.manifest, LandingManifest)
         landed = _download_landing(work, manifest, folder, progress)
         tables = load_references(work, references, folder)
         with open_engine(engine, folder) as duck:
@@ -181,7 +187,7 @@ def run_flatten(
         duck.run(f"flatten/{name}")
     landed = list(parts) or [_empty_part(folder)]
     raw = [str(folder / f"raw_document-{number:05d}.parquet") for number in range(1, len(landed) + 1)]
-    work = [
+    work: list[dict[str, Parameter]] = [
         {"part": str(part), "nu_parte": number, "destination": destination}
         for number, (part, destination) in enumerate(zip(landed, raw, strict=True), 1)
     ]

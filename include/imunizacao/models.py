@@ -80,11 +80,49 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LandingSlice:
+    """One window of the day that is whole in landing."""
+
+    start: str
+    """First instant, UTC."""
+    end: str
+    """First instant that no longer belongs to it, UTC."""
+    announced: int
+    """Total of the mirror, the same before and after the walk."""
+    distinct: int
+    """Different document versions received; equals `announced`."""
+    lines: int
+    """Landed entries, repeated ones included."""
+    rejected: int
+    """Entries kept beside landing with a reason."""
+    parts: list[ObjectRef]
+    page_log: ObjectRef
+    rejects: ObjectRef | None
+    pages: int
+    attempts: int
+    run_id: str
+    """Run that walked it; an earlier one when the window was reused."""
+
+    @property
+    def objects(self) -> list[ObjectRef]:
+        """Every object of the window."""
+        return [*self.parts, self.page_log, *([self.rejects] if self.rejects else [])]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LandingManifest:
+    """The landing of a day in total order: windows by start, parts by number. Windows without documents are left out."""
+
+    day: str
+    slices: list[LandingSlice]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractReceipt(Receipt):
     """All document versions of the day are in landing."""
 
     manifest: ObjectRef
-    """JSON: the slices with their parts; see `extract.LandingManifest`."""
+    """JSON: the slices with their parts; see `LandingManifest`."""
     announced: int
     """Total that the mirror announced for the day, counted again after the walk."""
     fetched: int

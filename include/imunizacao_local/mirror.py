@@ -113,7 +113,9 @@ class MirrorServer:
         return self._process.find()
 
     def is_healthy(self) -> bool:
-        """Tell whether GET /metadata gives a CapabilityStatement (a 200 of another server does not count)."""
+        """Tell whether our process lives and GET /metadata gives a CapabilityStatement."""
+        if not self.is_running():
+            return False  # another mirror may answer at this port
         try:
             response = httpx.get(f"{self.base_url}/metadata", timeout=10, trust_env=False)
             return response.is_success and response.json().get("resourceType") == "CapabilityStatement"

@@ -24,6 +24,7 @@ LOG_LIMIT_BYTES = 20 * 1024 * 1024
 _PROC = Path("/proc")
 _STRIPPED_PREFIXES = (
     "AIRFLOW",
+    "IMUNIZACAO",
     "AWS_",
     "S3_",
     "WEED_",

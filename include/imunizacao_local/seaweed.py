@@ -178,7 +178,9 @@ class SeaweedServer:
         return self._process.find()
 
     def is_healthy(self) -> bool:
-        """Tell whether the S3 port answers its health check. Cheap; says nothing about writes."""
+        """Tell whether our process lives and its S3 port answers. Cheap; says nothing about writes."""
+        if not self.is_running():
+            return False  # another store may answer at this port
         try:
             return httpx.get(f"{self.endpoint}/healthz", timeout=5, trust_env=False).is_success
         except httpx.HTTPError:

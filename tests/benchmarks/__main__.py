@@ -18,15 +18,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from imunizacao_local.mirror import MirrorServer, MirrorSettings
-from imunizacao_local.ports import free_ports
-from imunizacao_local.seaweed import SeaweedPorts, SeaweedServer
-
-from imunizacao.extract import LandingManifest, LandingSlice
-from imunizacao.models import ExtractReceipt, ObjectRef, RunContext, to_json
+from imunizacao.models import ExtractReceipt, LandingManifest, LandingSlice, ObjectRef, RunContext, to_json
 from imunizacao.reference_day import ReferenceDay
 from imunizacao.settings import storage_settings
 from imunizacao.storage import ObjectStore, file_ref, open_work_store, sha256_of
+from imunizacao_local.mirror import MirrorServer, MirrorSettings
+from imunizacao_local.ports import free_ports
+from imunizacao_local.seaweed import SeaweedPorts, SeaweedServer
 
 ROOT = Path(__file__).resolve().parents[2]
 DAY = ReferenceDay.parse("2026-03-14")
@@ -96,8 +94,24 @@ def _measure_size(count: int, server: SeaweedServer, folder: Path, memory: str) 
     landing = folder / f"landing-{count}"
     print(f"… {count:,} documents: generating", file=sys.stderr)
     subprocess.run(
-        [sys.executable, "-m", "tests.mirror", "generate", "--day", str(DAY), "--docs", str(count), "--seed", "7"]
-        + ["--out", str(landing), "--part", "50000", "--procs", "2"],
+        [
+            sys.executable,
+            "-m",
+            "tests.mirror",
+            "generate",
+            "--day",
+            str(DAY),
+            "--docs",
+            str(count),
+            "--seed",
+            "7",
+            "--out",
+            str(landing),
+            "--part",
+            "50000",
+            "--procs",
+            "2",
+        ],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT / "include")},
         stdout=subprocess.DEVNULL,

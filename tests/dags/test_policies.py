@@ -72,8 +72,8 @@ def test_the_stages_come_in_order(dag_bag: Any) -> None:
 
 
 def test_a_day_is_the_local_day_and_has_a_data_interval(dag_bag: Any) -> None:
+    from airflow.serialization.serialized_objects import DagSerialization
     from airflow.timetables.base import TimeRestriction
-    from airflow.serialization.serialized_objects import DagSerialization  # noqa: PLC0415
 
     dag = DagSerialization.from_dict(DagSerialization.to_dict(dag_bag.dags["imunizacao_daily"]))
     restriction = TimeRestriction(

@@ -105,7 +105,7 @@ def closed_account(rows: int, structural: int = 0) -> dict[str, int]:
     total = rows + structural
     return {
         "fetched": total,
-        "unique": total,
+        "unique_documents": total,
         "duplicates": 0,
         "doses": total,
         "candidates": rows,

@@ -249,7 +249,14 @@ def running_mirror(documents: list[Document] | None = None) -> Iterator[FakeMirr
     listener.bind(("127.0.0.1", 0))
     mirror.base = f"http://127.0.0.1:{listener.getsockname()[1]}/fhir/r4"
     config = uvicorn.Config(
-        app, log_level="critical", lifespan="off", ws="none", http="h11", loop="asyncio", timeout_graceful_shutdown=1
+        app,
+        log_level="critical",
+        lifespan="off",
+        ws="none",
+        http="h11",
+        loop="asyncio",
+        date_header=False,
+        timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)

@@ -22,11 +22,11 @@ from imunizacao.errors import (
     MirrorUnavailable,
     StorageUnavailable,
 )
-from imunizacao.extract import LandingManifest, extract_day, read_landing_manifest
-from imunizacao.models import ExtractReceipt
+from imunizacao.extract import extract_day
+from imunizacao.models import ExtractReceipt, LandingManifest
 from imunizacao.reference_day import ReferenceDay
 from imunizacao.settings import EngineSettings
-from imunizacao.storage import ObjectStore
+from imunizacao.storage import ObjectStore, read_object
 from tests.integration.extract_support import (
     CANARY_CNS,
     CANARY_TEXT,
@@ -89,7 +89,7 @@ class Stage:
         return found
 
     def manifest(self, receipt: ExtractReceipt) -> LandingManifest:
-        return read_landing_manifest(self.work, receipt)
+        return read_object(self.work, receipt.manifest, LandingManifest)
 
     def rejects(self, receipt: ExtractReceipt) -> list[dict[str, Any]]:
         return [
@@ -490,8 +490,8 @@ def test_a_changed_manifest_is_not_read(stage: Stage) -> None:
     stage.mirror.documents.append(make_document(1, DAY.start))
     receipt = stage.run()
     stage.work.put(receipt.manifest.key, b'{"day":"2026-03-13","slices":[]}')
-    with pytest.raises(ContractViolation, match="not the one that extract wrote"):
-        read_landing_manifest(stage.work, receipt)
+    with pytest.raises(ContractViolation, match="not what its receipt says"):
+        read_object(stage.work, receipt.manifest, LandingManifest)
 
 
 def test_windows_are_asked_for_with_utc_instants_and_the_page_size(stage: Stage) -> None:

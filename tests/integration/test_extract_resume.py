@@ -12,10 +12,10 @@ import pytest
 from starlette.responses import Response
 
 from imunizacao.errors import ConfigurationError, MirrorUnavailable, StorageUnavailable
-from imunizacao.extract import LandingManifest, extract_day, read_landing_manifest
-from imunizacao.models import ExtractReceipt
+from imunizacao.extract import extract_day
+from imunizacao.models import ExtractReceipt, LandingManifest
 from imunizacao.settings import EngineSettings
-from imunizacao.storage import ObjectStore
+from imunizacao.storage import ObjectStore, read_object
 from tests.integration.extract_support import (
     DAY,
     NOW,
@@ -68,7 +68,7 @@ class Runs:
         )
 
     def manifest(self, receipt: ExtractReceipt) -> LandingManifest:
-        return read_landing_manifest(self._work, receipt)
+        return read_object(self._work, receipt.manifest, LandingManifest)
 
     def part_keys(self, receipt: ExtractReceipt) -> set[str]:
         return {part.key for piece in self.manifest(receipt).slices for part in piece.parts}

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from imunizacao_local.errors import LocalError
 from imunizacao_local.files import read_json, write_json
 from imunizacao_local.process import (

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 from botocore.exceptions import ClientError
+
 from imunizacao_local.errors import LocalError
 from imunizacao_local.ports import free_ports
 from imunizacao_local.postgres import PostgresServer
@@ -57,7 +58,7 @@ def test_postgres_life_cycle(postgres_server: PostgresServer) -> None:
     assert stat.S_IMODE((server.state_dir / "password").stat().st_mode) == 0o600
     assert server.query("postgres", "show fsync") == ["on"]
     assert server.query("postgres", "show listen_addresses") == ["127.0.0.1"]
-    assert server.query("postgres", "select lower('ÁÇÃO'), current_setting('server_encoding')") == ["ação|UTF8"]
+    assert server.query("postgres", "select lower('ÁÇÃO'), current_setting('server_encoding')") == ["áção|UTF8"]
 
     assert server.create_database('odd "name"')
     assert not server.create_database('odd "name"')
@@ -139,7 +140,7 @@ def test_postgres_of_a_state_folder_deleted_by_hand_is_replaced(postgres_server:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root keeps the cluster outside the state folder")
 def test_postgres_refuses_a_folder_that_somebody_else_put_at_its_place(postgres_server: PostgresServer) -> None:
-    """/var/tmp is writable by all: a link planted there must not be followed."""
+    """Anyone may write in that place: a link planted there must not be followed."""
     postgres_server._home.symlink_to("/etc")
     try:
         with pytest.raises(LocalError, match="not a folder of ours"):

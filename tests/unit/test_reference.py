@@ -28,12 +28,39 @@ from imunizacao.settings import EngineSettings
 
 LAYOUT = [
     row["coluna"]
-    for row in csv.DictReader((REFERENCE / "cnes_layout" / "tbEstabelecimento.csv").open(encoding="utf-8"))
+    for row in csv.DictReader(
+        (REFERENCE / "cnes_layout" / "tbEstabelecimento.csv").read_text(encoding="utf-8").splitlines(), strict=True
+    )
 ]
-CAPITALS = (
-    "110020 120040 130260 140010 150140 160030 172100 211130 221100 230440 240810 250750 261160 270430 280030 292740 "
-    "310620 320530 330455 355030 410690 420540 431490 500270 510340 520870 530010"
-).split()
+CAPITALS = [
+    "110020",
+    "120040",
+    "130260",
+    "140010",
+    "150140",
+    "160030",
+    "172100",
+    "211130",
+    "221100",
+    "230440",
+    "240810",
+    "250750",
+    "261160",
+    "270430",
+    "280030",
+    "292740",
+    "310620",
+    "320530",
+    "330455",
+    "355030",
+    "410690",
+    "420540",
+    "431490",
+    "500270",
+    "510340",
+    "520870",
+    "530010",
+]
 CPF = "00000000191"
 Line = dict[str, str]
 
@@ -230,7 +257,7 @@ def test_a_name_may_hold_quotes_semicolons_and_line_breaks() -> None:
 def test_a_missing_column_is_named_and_cannot_be_forced() -> None:
     columns = [column for column in LAYOUT if column not in {"CO_NATUREZA_JUR", "TP_UNIDADE"}]
     content = table(country(), columns=columns).encode()
-    with pytest.raises(ContractViolation, match="lacks .*TP_UNIDADE, CO_NATUREZA_JUR"):
+    with pytest.raises(ContractViolation, match=r"lacks .*TP_UNIDADE, CO_NATUREZA_JUR"):
         import_cnes(content, file_name="tbEstabelecimento202601.csv", force=True)
 
 

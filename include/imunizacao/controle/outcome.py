@@ -263,13 +263,13 @@ def _recorded(
     begin(running)
     record = StageRecord()
 
-    def ended(state: State, error: BaseException | None = None) -> Outcome:
+    def ended(state: State, counts: dict[str, int | float], error: BaseException | None = None) -> Outcome:
         return replace(
             running,
             state=state,
             finished_at=clock(),
             seconds=round(time.monotonic() - started, 3),
-            counts=_numbers(record.counts),
+            counts=counts,
             bytes=record.bytes,
             revision=record.revision,
             error_code=type(error).__name__ if error else None,
@@ -278,9 +278,12 @@ def _recorded(
 
     try:
         yield record
+        counts = _numbers(record.counts)
     except BaseException as error:
+        state: State = "held" if isinstance(error, DayHeld) else "failed"
+        kept = {name: value for name, value in record.counts.items() if _is_number(value)}
         try:
-            end(ended("held" if isinstance(error, DayHeld) else "failed", error))
+            end(ended(state, kept, error))
         except Exception as lost:  # noqa: BLE001 - whatever the driver raises, the stage's own error is the one to see
             log_event(
                 "controle.outcome_lost",
@@ -292,7 +295,7 @@ def _recorded(
             )
             error.add_note(f"Its outcome could not be written either ({type(lost).__name__}).")
         raise
-    end(ended("done"))
+    end(ended("done", counts))
 
 
 def _upsert(connection: Connection, found: list[Outcome]) -> None:
@@ -331,9 +334,13 @@ def _upsert(connection: Connection, found: list[Outcome]) -> None:
 def _numbers(counts: Mapping[str, int | float]) -> dict[str, int | float]:
     """Refuse anything but finite numbers: a text among the counts could carry data out."""
     for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if not _is_number(value):
             raise ContractViolation(f"Count {name!r} of an outcome is a {type(value).__name__}, not a finite number.")
     return dict(counts)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _name(outcome: Outcome) -> str:

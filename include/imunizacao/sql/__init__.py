@@ -1,5 +1,5 @@
 """The only door to DuckDB."""
 
-from imunizacao.sql.engine import Engine, open_engine
+from imunizacao.sql.engine import Engine, Parameter, open_engine
 
-__all__ = ["Engine", "open_engine"]
+__all__ = ["Engine", "Parameter", "open_engine"]

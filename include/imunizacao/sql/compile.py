@@ -6,6 +6,7 @@ Everything else runs SQL from files with named parameters. Conditions of rules c
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ def literal(value: Literal) -> str:
         case int() | Decimal():
             return str(value)
         case float():
-            if value != value or value in (float("inf"), float("-inf")):
+            if not math.isfinite(value):
                 raise TypeError("no SQL literal for a float that is not finite")
             return f"{value!r}::double"
         case datetime():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from imunizacao.reference_day import ReferenceDay
@@ -15,12 +16,18 @@ if TYPE_CHECKING:
     from imunizacao.validate.gx_run import GxOutcome
 
 
-def run_suites(
-    duck: Engine, suites: Suites, *, parameters: Mapping[str, str | int], day: ReferenceDay, site: Path
-) -> GxOutcome:
-    """`gx_run.run_suites`. The import costs 4 CPU seconds and 270 MB, so it waits until there is a day to judge."""
+def load_library() -> ModuleType:
+    """Import `gx_run`, and with it Great Expectations: 4 CPU seconds and 270 MB the first time."""
     with warnings.catch_warnings():
         # Version 1.24 imports sre_constants and sre_parse, deprecated in Python 3.11; Python 3.13 has neither.
         warnings.simplefilter("ignore", DeprecationWarning)
-        from imunizacao.validate import gx_run  # noqa: PLC0415 - see above
-    return gx_run.run_suites(duck, suites, parameters=parameters, day=day, site=site)
+        from imunizacao.validate import gx_run  # noqa: PLC0415 - waits until there is a day to judge
+    return gx_run
+
+
+def run_suites(
+    duck: Engine, suites: Suites, *, parameters: Mapping[str, str | int], day: ReferenceDay, site: Path
+) -> GxOutcome:
+    """`gx_run.run_suites`, imported now."""
+    outcome: GxOutcome = load_library().run_suites(duck, suites, parameters=parameters, day=day, site=site)
+    return outcome

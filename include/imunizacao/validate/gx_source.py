@@ -43,6 +43,8 @@ class _Inspector:
 class DuckDBExecutionEngine(SqlAlchemyExecutionEngine):  # type: ignore[misc]
     """One connection for the life of the engine, and the regex operators of PostgreSQL, which DuckDB has too."""
 
+    _connection: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.dialect_module = postgresql
@@ -81,7 +83,7 @@ class DuckDBDatasource(SQLDatasource):  # type: ignore[misc]
     type: Literal["duckdb"] = "duckdb"
 
     @property
-    def execution_engine_type(self) -> type[DuckDBExecutionEngine]:
+    def execution_engine_type(self) -> Any:
         """The engine above."""
         return DuckDBExecutionEngine
 

@@ -1,19 +1,18 @@
-"""`docs/dados/regras.md`: the rules for people who use the data, made from the suites. `python -m imunizacao.validate.rule_table`."""
+"""`docs/dados/regras.md`, the rules for people who use the data: `python -m imunizacao.validate.rule_table` writes it to stdout."""
 
 from __future__ import annotations
 
+import sys
 from typing import Final
 
-from imunizacao.paths import EXPECTATIONS, ROOT
+from imunizacao.paths import EXPECTATIONS
 from imunizacao.validate.suites import Rule, Suites, load_suites
-
-TARGET: Final = ROOT / "docs" / "dados" / "regras.md"
 
 _SEVERITY: Final = {"critical": "crítica", "warning": "alerta", "info": "informação"}
 _HEAD: Final = """\
-<!-- Gerado de expectations/*.json por `python -m imunizacao.validate.rule_table`. Não edite aqui. -->
-
 # Regras de validação
+
+<!-- Gerado por `python -m imunizacao.validate.rule_table`; não editar à mão. -->
 
 Todo dia é avaliado por estas regras antes de ser publicado. O código de uma regra (`IMU-nnn`) nunca é reaproveitado.
 
@@ -61,10 +60,5 @@ def _line(*cells: str) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def write_rule_table() -> None:
-    """Write the page in its place."""
-    TARGET.write_text(rule_table(load_suites(EXPECTATIONS)), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    write_rule_table()
+    sys.stdout.write(rule_table(load_suites(EXPECTATIONS)))

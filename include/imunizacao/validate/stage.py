@@ -260,7 +260,7 @@ def holds(rule: RuleResult) -> bool:
 def _account(flatten: FlattenReceipt) -> dict[str, int]:
     return {
         "fetched": flatten.documents.fetched,
-        "unique": flatten.documents.unique,
+        "unique_documents": flatten.documents.unique,
         "duplicates": flatten.documents.duplicates,
         "doses": flatten.doses,
         "candidates": flatten.candidates,

@@ -259,9 +259,14 @@ def is_anchored(pattern: object) -> bool:
         elif sign == "[":
             in_class = True
         elif sign == "(":
+            # A flag such as (?m) would change what the anchors mean.
+            if body.startswith("(?", position) and not body.startswith("(?:", position):
+                return False
             depth += 1
         elif sign == ")":
             depth -= 1
+            if depth < 0:
+                return False
         elif sign == "|" and depth == 0:
             return False
     return not escaped and not in_class and depth == 0

@@ -35,7 +35,7 @@ named as (
         nu_documento,
         first(
             json_extract_string(resource, '$.section[*].entry[*].reference') order by nu_posicao
-        ) as references
+        ) as ds_referencias
     from typed
     where tp_recurso = 'Composition'
     group by nu_documento
@@ -51,11 +51,11 @@ ordered as (
                 coalesce(
                     list_position(
                         list_transform(
-                            named.references,
+                            named.ds_referencias,
                             lambda r:
-                                r = typed.tx_full_url
-                                or split_part(r, '/', -1) = typed.id_recurso
-                                or split_part(r, '/', -1) = split_part(typed.tx_full_url, '/', -1)
+                            r = typed.tx_full_url
+                            or split_part(r, '/', -1) = typed.id_recurso
+                            or split_part(r, '/', -1) = split_part(typed.tx_full_url, '/', -1)
                         ),
                         true
                     ),

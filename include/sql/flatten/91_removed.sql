@@ -44,7 +44,7 @@ copy (
             dt_instante,
             row_number() over (
                 partition by co_documento
-                order by nu_preferencia, dt_instante desc, co_troca_documento
+                order by nu_preferencia asc, dt_instante desc, co_troca_documento asc
             ) as nu_ordem
         from stated
         where regexp_full_match(co_documento, '[A-Za-z0-9][A-Za-z0-9.-]{0,63}-i[0-9]{1,3}b[0-9]{1,3}')

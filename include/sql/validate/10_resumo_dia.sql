@@ -2,7 +2,7 @@
 -- reads:  imunizacao_dose, $quarantine
 -- writes: resumo_dia (not temporary: Great Expectations reads it over a connection of its own)
 -- grain:  the day
--- params: $quarantine text; counts of the receipt of flatten: $fetched, $unique, $duplicates, $doses, $candidates,
+-- params: $quarantine text; counts of the receipt of flatten: $fetched, $unique_documents, $duplicates, $doses, $candidates,
 --         $quarantined, $superseded, $removed integer
 create or replace table resumo_dia as
 with written as (
@@ -18,7 +18,7 @@ with written as (
 
 select
     cast($fetched as bigint) as qt_documentos,
-    cast($unique as bigint) as qt_documentos_unicos,
+    cast($unique_documents as bigint) as qt_documentos_unicos,
     cast($duplicates as bigint) as qt_duplicados,
     cast($doses as bigint) as qt_doses,
     qt_candidatas,
@@ -30,7 +30,7 @@ select
     case when $doses > 0 then 100.0 * qt_cnes_desconhecido / $doses else 0.0 end as pc_cnes_desconhecido,
     case when $fetched > 0 then 100.0 * $duplicates / $fetched else 0.0 end as pc_duplicados,
     -- Every gap counts, whatever its sign: two that cancel each other are still two.
-    abs($fetched - $unique - $duplicates)
+    abs($fetched - $unique_documents - $duplicates)
     + abs($doses - qt_candidatas - qt_quarentena_estrutural - $superseded - $removed)
     + abs($candidates - qt_candidatas)
     + abs($quarantined - qt_quarentena_estrutural) as qt_falta_na_conta
