@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
+import msgspec
 import pyarrow
 
 from imunizacao.errors import ContractViolation
@@ -43,6 +44,7 @@ _MACROS = (
     "07_macro_pseudonimo",
     "08_macro_base_documento",
     "09_macro_id_dose",
+    "09_macro_e_extensao",
     "10_macro_extensao",
 )
 _PNI_TABLES = (
@@ -203,10 +205,8 @@ def run_flatten(
     progress("flatten", 0, steps)
     duck.run("flatten/21_raw_any_shape_document", raw_document=raw)
     duck.run("flatten/22_raw_any_shape_dose", raw_document=raw)
-    if rejects:
-        duck.run("flatten/23_raw_rejected", rejects=[str(path) for path in rejects])
-    else:
-        duck.run("flatten/24_raw_rejected_none")
+    reasons, hashes = _read_rejects(rejects)
+    duck.run("flatten/23_raw_rejected", reasons=reasons, sha256=hashes)
     progress("flatten", 1, steps)
     duck.run("flatten/30_stg_document", raw_document=raw, day_start=day_start, day_end=day_end)
     for name in ("40_int_duplicate", "50_int_replaces", "51_int_reach", "52_int_superseded", "60_int_fate"):
@@ -303,6 +303,23 @@ def _download_landing(work: ObjectStore, manifest: LandingManifest, folder: Path
             work.download(piece.rejects.key, path, sha256=piece.rejects.sha256)
             landed.rejects.append(path)
     return landed
+
+
+class _Reject(msgspec.Struct):
+    """What flatten needs of a rejected entry; its bytes stay in landing."""
+
+    reason: str
+    sha256: str
+
+
+def _read_rejects(paths: Sequence[Path]) -> tuple[list[str], list[str]]:
+    """Reasons and hashes of all rejected entries, in landing order."""
+    found: list[_Reject] = []
+    for path in paths:
+        with pyarrow.CompressedInputStream(str(path), "zstd") as packed:
+            lines = packed.read().splitlines()
+        found += [msgspec.json.decode(line, type=_Reject) for line in lines if line]
+    return [reject.reason for reject in found], [reject.sha256 for reject in found]
 
 
 def _empty_part(folder: Path) -> Path:

@@ -5,6 +5,7 @@ It is a class of its own and not a `date`: what a run covers must never be compa
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -25,7 +26,7 @@ class ReferenceDay:
     def parse(cls, text: str) -> ReferenceDay:
         """Read `YYYY-MM-DD`; anything else is a `ConfigurationError`."""
         try:
-            if len(text) != 10:
+            if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
                 raise ValueError(text)
             return cls(date.fromisoformat(text))
         except ValueError as error:

@@ -258,7 +258,8 @@ def pseudonym_settings(*, key: str, key_id: str) -> PseudonymSettings:
 def _require_http(what: str, url: str) -> None:
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ConfigurationError(f"{what} {url!r} is not an http(s) address.")
+        shown = re.sub(r"//[^/@]*@", "//…@", url)  # an address may carry a password
+        raise ConfigurationError(f"{what} {shown!r} is not an http(s) address.")
 
 
 def _number(env: Mapping[str, str], name: str, default: int) -> int:
@@ -278,6 +279,6 @@ def _decimal(env: Mapping[str, str], name: str, default: float) -> float:
         value = float(text)
     except ValueError as error:
         raise ConfigurationError(f"{name} {text!r} is not a number. {_ENV[name]}") from error
-    if value < 0:
-        raise ConfigurationError(f"{name} must be 0 or more, not {value}.")
+    if not 0 <= value < float("inf"):
+        raise ConfigurationError(f"{name} must be 0 or more, not {text!r}.")
     return value

@@ -223,6 +223,10 @@ def cut_body(
     than rows, a place outside the 27 UFs or a municipality of another UF are a `ContractViolation`.
     """
     known = dict(ufs)
+    if [(uf, municipio) for uf, municipio, _ in places] != sorted((uf, municipio) for uf, municipio, _ in places):
+        raise ContractViolation(
+            f"The places of {day} are not in the order of the body: a cut would mix municipalities."
+        )
     for uf, municipio, _ in places:
         if uf not in known or not municipio.isascii() or len(municipio) != 6 or not municipio.startswith(uf):
             raise ContractViolation(

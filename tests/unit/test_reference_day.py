@@ -113,7 +113,6 @@ def test_a_param_that_is_no_date_is_refused(param: str) -> None:
         from_run(param=param, run_type="manual", data_interval_start=None, run_after=utc("2026-03-15T03:00:00"))
 
 
-@pytest.mark.xfail(strict=True, reason="date.fromisoformat() also reads ISO week dates of ten characters.")
 def test_an_iso_week_is_no_day() -> None:
     with pytest.raises(ConfigurationError, match="is not a date"):
         ReferenceDay.parse("2026-W11-6")

@@ -344,7 +344,6 @@ def test_a_value_at_the_limit_of_the_contract_is_published(split: Callable[..., 
     assert outcome.blanked == {}
 
 
-@pytest.mark.xfail(strict=True, reason="A formula that is left empty for its length is also counted as neutralised.")
 def test_a_blanked_formula_is_not_counted_as_neutralised(split: Callable[..., SplitOutcome]) -> None:
     outcome = split([row(1, co_lote_vacina="=" * 101)])
     assert outcome.blanked == {"co_lote_vacina": 1}
@@ -359,11 +358,6 @@ _EPOCH_DAYS_12345, _EPOCH_DAYS_27_BC = 3_789_391, -728_952
 """Days since 1970 that a Python date cannot hold: what `data_civil` makes of 12345-01-1 and -026-03-14."""
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="_allowed() looks at the value before the apostrophe and at texts only: a date beyond AAAA-MM-DD is published.",
-)
 @pytest.mark.parametrize(
     "values",
     [

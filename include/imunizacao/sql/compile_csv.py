@@ -46,8 +46,9 @@ def facts_select(contract: Contract) -> str:
     facts = []
     for number, column in enumerate(contract.columns):
         name = f"good.{quote_identifier(column.name)}"
-        allowed = _allowed(column)
+        allowed = _allowed(contract, column)
         formula = _starts_a_formula(name) if column.name in contract.text_columns else "false"
+        formula = f"{formula} and {allowed}" if allowed and formula != "false" else formula
         facts.append(f"count({name}) as read_{number}")
         facts.append(
             f"count(*) filter ({allowed}) as filled_{number}" if allowed else f"count({name}) as filled_{number}"
@@ -66,28 +67,39 @@ _CSV = "(format csv, header false, delimiter ';', quote '\"', escape '\"', force
 
 
 def _published(contract: Contract, column: Column) -> str:
-    name = f"good.{quote_identifier(column.name)}"
-    value = name
-    if column.name in contract.text_columns:
-        value = f"case when {_starts_a_formula(name)} then '''' || {name} else {name} end"
-    allowed = _allowed(column)
+    value, allowed = _neutralised(contract, column), _allowed(contract, column)
     return f"case when {allowed} then {value} end" if allowed else value
+
+
+def _name(column: Column) -> str:
+    return f"good.{quote_identifier(column.name)}"
+
+
+def _neutralised(contract: Contract, column: Column) -> str:
+    if column.name not in contract.text_columns:
+        return _name(column)
+    return f"case when {_starts_a_formula(_name(column))} then '''' || {_name(column)} else {_name(column)} end"
 
 
 def _starts_a_formula(name: str) -> str:
     return f"substr({name}, 1, 1) in ({', '.join(literal(sign) for sign in _FORMULA_STARTS)})"
 
 
-def _allowed(column: Column) -> str:
+def _allowed(contract: Contract, column: Column) -> str:
     """Condition that a value of an optional column must keep, or it is left empty; required columns are judged by rules."""
-    if column.required or column.type != "string":
+    if column.required:
         return ""
-    name = f"good.{quote_identifier(column.name)}"
-    tests = []
+    name, tests = _name(column), []
+    if column.type == "date":
+        low, high = column.minimum or "0001-01-01", column.maximum or "9999-12-31"
+        tests.append(f"{name} between cast({literal(low)} as date) and cast({literal(high)} as date)")
+    if column.type == "integer":
+        tests += [f"{name} >= {column.minimum}"] if column.minimum is not None else []
+        tests += [f"{name} <= {column.maximum}"] if column.maximum is not None else []
     if column.pattern is not None:
         tests.append(f"regexp_full_match({name}, {literal(column.pattern)})")
     if column.enum:
         tests.append(f"{name} in ({', '.join(literal(value) for value in column.enum)})")
     if column.max_length is not None:
-        tests.append(f"length({name}) <= {column.max_length}")
+        tests.append(f"length({_neutralised(contract, column)}) <= {column.max_length}")
     return " and ".join(tests)

@@ -1,8 +1,8 @@
--- First extension of a JSON list whose address ends in `/<nome>` or `/<nome>-<version>`; null when there is none or when the list
--- is not a list.
+-- First extension of a JSON list whose address ends in `/<nome>` or `/<nome>-<version>`; null when there is none. What is no list
+-- (an object, a plain text, not even JSON) has no extensions: TRY makes null of it.
 -- writes: macro extensao(lista, nome)
 create or replace temp macro extensao(lista, nome) as
 list_filter(
-    cast(case when json_type(lista) = 'ARRAY' then lista end as json[]),
-    lambda e: regexp_matches(json_extract_string(e, '$.url'), '/' || nome || '(-[0-9.]+)?$')
+    try(cast(cast(lista as json) as json[])),
+    lambda e: e_extensao(json_extract_string(e, '$.url'), nome)
 )[1]

@@ -20,7 +20,9 @@ copy (
                 auto_detect = false,
                 compression = 'zstd',
                 new_line = '\n',
-                max_line_size = 17825792
+                max_line_size = 17825792,
+                -- The default is 16 lines of the greatest size for every reader: 272 MiB.
+                buffer_size = 35651584
             )
     ),
 

@@ -106,7 +106,7 @@ select
     coalesce(
         json_extract_string(
             list_filter(
-                cast(l[1] as json[]),
+                try(cast(l[1] as json[])),
                 lambda c: ends_with(json_extract_string(c, '$.system'), '/BRImunobiologico')
             )[1],
             '$.code'

@@ -28,11 +28,15 @@ joined as (
         coalesce(
             case
                 when contains(raw_document.tx_full_url, '/')
-                    then regexp_extract(regexp_replace(raw_document.tx_full_url, '/_history/.*$', ''), '([^/]+)$', 1)
+                    then
+                        nullif(
+                            regexp_extract(regexp_replace(raw_document.tx_full_url, '/_history/.*$', ''), '([^/]+)$', 1), ''
+                        )
             end,
-            raw_document.id_bundle,
-            raw_document.id_composition,
-            any_shape.id_composition
+            nullif(raw_document.id_bundle, ''),
+            nullif(
+                case when raw_document.in_forma then raw_document.id_composition else any_shape.id_composition end, ''
+            )
         ) as id_documento,
         case when raw_document.in_forma then 1 else coalesce(any_shape.qt_doses, 0) end as qt_doses,
         case when raw_document.in_forma then 1 else coalesce(any_shape.qt_composition, 0) end as qt_composition,

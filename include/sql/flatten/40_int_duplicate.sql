@@ -1,5 +1,5 @@
 -- Landed lines that are another copy or an older version of a document that is there with a newer one.
--- The order is total: instant, version, then content; equal content in two lines is decided by the landing order.
+-- A version from outside the day never hides one of the day. The order is total: instant, version, then content; equal content in two lines is decided by the landing order.
 -- Only keys seen twice are sorted.
 -- reads:  stg_document
 -- writes: int_duplicate
@@ -20,6 +20,7 @@ ranked as (
         row_number() over (
             partition by document.co_chave
             order by
+                list_contains(document.ds_motivos, 'LAST_UPDATED_OUTSIDE_DAY') asc,
                 document.dt_instante desc nulls last,
                 document.nu_versao desc,
                 document.nu_hash desc,

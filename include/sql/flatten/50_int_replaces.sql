@@ -16,33 +16,34 @@ named as (
     where novo.nu_documento <> antigo.nu_documento
 ),
 
+-- What is named comes first. Of the documents that nobody names and that are not cancelled, the newest of an identifier stays.
+head as (
+    select document.*
+    from document
+    anti join named on document.nu_documento = named.nu_antigo
+    where document.co_linhagem is not null and document.st_composition is distinct from 'entered-in-error'
+),
+
 shared_identifier as (
     select co_linhagem
-    from document
-    where co_linhagem is not null
+    from head
     group by co_linhagem
     having count(*) > 1
 ),
 
 lineage as (
     select
-        document.nu_documento as nu_antigo,
-        lead(document.nu_documento) over (
-            partition by document.co_linhagem
-            order by document.dt_instante nulls first, document.nu_versao, document.co_chave
+        head.nu_documento as nu_antigo,
+        lead(head.nu_documento) over (
+            partition by head.co_linhagem
+            order by head.dt_instante nulls first, head.nu_versao, head.co_chave
         ) as nu_novo
-    from document
-    inner join shared_identifier on document.co_linhagem = shared_identifier.co_linhagem
-),
-
--- A lineage pair that contradicts a named replacement of the same two documents gives way to it.
-lineage_only as (
-    select lineage.nu_novo, lineage.nu_antigo
-    from lineage
-    anti join named on lineage.nu_novo = named.nu_antigo and lineage.nu_antigo = named.nu_novo
-    where lineage.nu_novo is not null
+    from head
+    inner join shared_identifier on head.co_linhagem = shared_identifier.co_linhagem
 )
 
 select nu_novo, nu_antigo from named
 union
-select nu_novo, nu_antigo from lineage_only
+select nu_novo, nu_antigo
+from lineage
+where nu_novo is not null

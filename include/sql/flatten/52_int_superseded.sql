@@ -38,7 +38,8 @@ beaten_in_cycle as (
     inner join document as outro on there.nu_ate = outro.nu_documento
     where
         outro.nu_documento <> este.nu_documento
-        and (outro.dt_instante, outro.nu_versao, outro.co_chave) > (este.dt_instante, este.nu_versao, este.co_chave)
+        and (coalesce(outro.dt_instante, '-infinity'), outro.nu_versao, outro.co_chave)
+        > (coalesce(este.dt_instante, '-infinity'), este.nu_versao, este.co_chave)
 )
 
 select nu_documento from replaced_from_outside

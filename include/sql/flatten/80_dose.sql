@@ -85,25 +85,25 @@ copy (
             raw_document.tx_via,
             coalesce(raw_document.tx_dose, raw_document.tx_dose_numero) as tx_dose,
             case
-                when contains(ext0_url, '/BRGrupoAtendimento') then ext0_code
-                when contains(ext1_url, '/BRGrupoAtendimento') then ext1_code
-                when contains(ext2_url, '/BRGrupoAtendimento') then ext2_code
+                when e_extensao(ext0_url, 'BRGrupoAtendimento') then ext0_code
+                when e_extensao(ext1_url, 'BRGrupoAtendimento') then ext1_code
+                when e_extensao(ext2_url, 'BRGrupoAtendimento') then ext2_code
             end as tx_grupo,
             case
-                when contains(ext0_url, '/BRCondicaoMaternal') then ext0_code
-                when contains(ext1_url, '/BRCondicaoMaternal') then ext1_code
-                when contains(ext2_url, '/BRCondicaoMaternal') then ext2_code
-                when contains(pext0_url, '/BRCondicaoMaternal') then pext0_code
-                when contains(pext1_url, '/BRCondicaoMaternal') then pext1_code
+                when e_extensao(ext0_url, 'BRCondicaoMaternal') then ext0_code
+                when e_extensao(ext1_url, 'BRCondicaoMaternal') then ext1_code
+                when e_extensao(ext2_url, 'BRCondicaoMaternal') then ext2_code
+                when e_extensao(pext0_url, 'BRCondicaoMaternal') then pext0_code
+                when e_extensao(pext1_url, 'BRCondicaoMaternal') then pext1_code
             end as tx_condicao_maternal,
             case
-                when contains(ext0_url, '/BRContatoHanseniase') then ext0_bool
-                when contains(ext1_url, '/BRContatoHanseniase') then ext1_bool
-                when contains(ext2_url, '/BRContatoHanseniase') then ext2_bool
+                when e_extensao(ext0_url, 'BRContatoHanseniase') then ext0_bool
+                when e_extensao(ext1_url, 'BRContatoHanseniase') then ext1_bool
+                when e_extensao(ext2_url, 'BRContatoHanseniase') then ext2_bool
             end as tx_hanseniase,
             case
-                when contains(pext0_url, '/BREstrategiaVacinacao') and not contains(pext0_url, 'Pesquisa') then pext0_code
-                when contains(pext1_url, '/BREstrategiaVacinacao') and not contains(pext1_url, 'Pesquisa') then pext1_code
+                when e_extensao(pext0_url, 'BREstrategiaVacinacao') then pext0_code
+                when e_extensao(pext1_url, 'BREstrategiaVacinacao') then pext1_code
             end as tx_estrategia
         from raw_document
         inner join dose_key on raw_document.nu_documento = dose_key.nu_documento
