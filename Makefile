@@ -95,6 +95,10 @@ bench: setup ## Measure the stages; writes docs/benchmarks.md
 docs: setup ## Write the generated pages again
 	PYTHONPATH=include $(BIN)/python -m imunizacao.contract > docs/dados/dicionario.md.new
 	@mv docs/dados/dicionario.md.new docs/dados/dicionario.md
+	PYTHONPATH=include $(BIN)/python -m imunizacao.validate.rule_table > docs/dados/regras.md.new
+	@mv docs/dados/regras.md.new docs/dados/regras.md
+	PYTHONPATH=include $(BIN)/python -m imunizacao_airflow.dags_page > docs/dags.md.new
+	@mv docs/dags.md.new docs/dags.md
 
 # --- running it ------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,8 @@ them one task each; `run_day` calls them all in a row, without Airflow.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -22,6 +23,7 @@ from imunizacao import reconcile as reconcile_stage
 from imunizacao import split as split_stage
 from imunizacao import validate as validate_stage
 from imunizacao.controle import BucketOutcomeLog, OutcomeLog, PostgresOutcomeLog, migrate, record_quarantine
+from imunizacao.errors import StorageUnavailable
 from imunizacao.events import Progress, log_event, no_progress
 from imunizacao.models import (
     ExtractReceipt,
@@ -77,6 +79,19 @@ def open_services(
     )
 
 
+@contextmanager
+def _local_disk(services: Services) -> Iterator[None]:
+    """A full or failing local disk in any stage becomes one message with the next step."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageUnavailable(
+            f"The local disk under {services.settings.engine.scratch_dir} failed ({type(error).__name__}: {error.strerror}). Free "
+            "space there (about four times the day's landing), or set IMUNIZACAO_SCRATCH_DIR, then run the task again; see "
+            "docs/runbook/full-disk.md."
+        ) from error
+
+
 def resolve_day(context: RunContext, services: Services, *, cnes: str = "newest") -> ReferenceSet:
     """Refuse a day that is not over, bring `controle` up to date, and fix the reference snapshots that the day is made with."""
     context.day.require_over(services.now())
@@ -94,7 +109,7 @@ def resolve_day(context: RunContext, services: Services, *, cnes: str = "newest"
 
 def extract(context: RunContext, services: Services, *, attempt: int = 1) -> ExtractReceipt:
     """Land every document version of the day."""
-    with services.outcomes.stage(context, "extract", attempt) as record:
+    with services.outcomes.stage(context, "extract", attempt) as record, _local_disk(services):
         receipt = extract_stage.extract_day(
             context,
             settings=services.settings.mirror,
@@ -120,7 +135,7 @@ def flatten(
     context: RunContext, services: Services, *, extracted: ExtractReceipt, references: ReferenceSet, attempt: int = 1
 ) -> FlattenReceipt:
     """Make doses of the documents."""
-    with services.outcomes.stage(context, "flatten", attempt) as record:
+    with services.outcomes.stage(context, "flatten", attempt) as record, _local_disk(services):
         receipt = flatten_stage.flatten_day(
             context,
             extract=extracted,
@@ -148,7 +163,7 @@ def validate(
     context: RunContext, services: Services, *, flattened: FlattenReceipt, attempt: int = 1
 ) -> ValidateReceipt:
     """Judge the doses. A held day ends here with `DayHeld`, after quarantine and Data Docs were written."""
-    with services.outcomes.stage(context, "validate", attempt) as record:
+    with services.outcomes.stage(context, "validate", attempt) as record, _local_disk(services):
         receipt = validate_stage.validate_day(
             context,
             flatten=flattened,
@@ -185,7 +200,7 @@ def split(
     attempt: int = 1,
 ) -> SplitReceipt:
     """Cut the day into files by UF and municipality."""
-    with services.outcomes.stage(context, "split", attempt) as record:
+    with services.outcomes.stage(context, "split", attempt) as record, _local_disk(services):
         receipt = split_stage.split_day(
             context,
             flatten=flattened,
@@ -214,7 +229,7 @@ def publish(
     attempt: int = 1,
 ) -> PublishReceipt:
     """Make the day readable."""
-    with services.outcomes.stage(context, "publish", attempt) as record:
+    with services.outcomes.stage(context, "publish", attempt) as record, _local_disk(services):
         receipt = publish_stage.publish_day(
             context,
             inputs=inputs,
@@ -242,7 +257,7 @@ def reconcile(
     context: RunContext, services: Services, *, published: PublishReceipt, attempt: int = 1
 ) -> ReconcileReceipt:
     """Count again what a reader sees."""
-    with services.outcomes.stage(context, "reconcile", attempt) as record:
+    with services.outcomes.stage(context, "reconcile", attempt) as record, _local_disk(services):
         receipt = reconcile_stage.reconcile_day(
             context,
             published=published,

@@ -94,6 +94,7 @@ _ENV: Final[dict[str, str]] = {
     "IMUNIZACAO_MIRROR_PAGE_SIZE": "documents per page (default 500)",
     "IMUNIZACAO_MIRROR_MAX_CONNECTIONS": "connections at once (default 4)",
     "IMUNIZACAO_MIRROR_REQUESTS_PER_SECOND": "limit of our own, 0 = none (default 0)",
+    "IMUNIZACAO_MIRROR_SLICE_CAP": "documents above which a time slice is cut further (default 50000)",
     "IMUNIZACAO_MIRROR_RETRY_BUDGET": "seconds of retries per chain of requests (default 1800)",
     "IMUNIZACAO_S3_ENDPOINT": "address of the S3 service, for example http://127.0.0.1:8333",
     "IMUNIZACAO_S3_ACCESS_KEY": "access key of the pipeline",
@@ -148,6 +149,7 @@ def settings_from_env(env: Mapping[str, str]) -> Settings:
             page_size=_number(env, "IMUNIZACAO_MIRROR_PAGE_SIZE", 500),
             max_connections=_number(env, "IMUNIZACAO_MIRROR_MAX_CONNECTIONS", 4),
             requests_per_second=_decimal(env, "IMUNIZACAO_MIRROR_REQUESTS_PER_SECOND", 0.0),
+            slice_cap=_number(env, "IMUNIZACAO_MIRROR_SLICE_CAP", 50_000),
             retry_budget=_decimal(env, "IMUNIZACAO_MIRROR_RETRY_BUDGET", 1800.0),
         ),
         storage=storage_settings(
@@ -190,6 +192,7 @@ def mirror_settings(
     page_size: int = 500,
     max_connections: int = 4,
     requests_per_second: float = 0.0,
+    slice_cap: int = 50_000,
     retry_budget: float = 1800.0,
 ) -> MirrorSettings:
     """Check and build the settings of the mirror."""
@@ -214,6 +217,7 @@ def mirror_settings(
         page_size=page_size,
         max_connections=max_connections,
         requests_per_second=requests_per_second,
+        slice_cap=slice_cap,
         retry_budget=retry_budget,
     )
 

@@ -51,6 +51,7 @@ def mirror_from_connection(connection: Any) -> MirrorSettings:
         page_size=int(extra.get("page_size") or 500),
         max_connections=int(extra.get("max_connections") or 4),
         requests_per_second=float(extra.get("requests_per_second") or 0),
+        slice_cap=int(extra.get("slice_cap") or 50_000),
         retry_budget=float(extra.get("retry_budget") or 1800),
     )
 

@@ -205,6 +205,11 @@ class ObjectStore:
             return call()
         except ClientError as error:
             raise self._mapped(error, verb, where) from error
+        except OSError as error:
+            raise StorageUnavailable(
+                f"Cannot {verb} {where}: the local disk or the connection failed ({type(error).__name__}: {error.strerror}). "
+                "Free scratch disk (IMUNIZACAO_SCRATCH_DIR), then run the task again; see docs/runbook/full-disk.md."
+            ) from error
         except BotoCoreError as error:
             raise StorageUnavailable(
                 f"Cannot {verb} {where} at {self.endpoint_url}: {type(error).__name__}. "
