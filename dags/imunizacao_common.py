@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from imunizacao.models import RunContext
     from imunizacao.pipeline import Services
 
+MIRROR_RETRIES = 40
+"""Of ten minutes each: at 00:00 the mirror may not have reached the end of the day yet, and is waited for until the morning."""
+
 __all__ = ["DataDocsLink", "ManifestLink", "PublicationLink"]
 
 OBJECTS = "/imunizacao/objects"
@@ -32,7 +35,7 @@ RETRY_POLICY = ExceptionRetryPolicy(
         RetryRule(
             exception=["imunizacao.errors.MirrorUnavailable", "imunizacao.errors.StorageUnavailable"],
             action=RetryAction.RETRY,
-            retry_delay=timedelta(minutes=5),
+            retry_delay=timedelta(minutes=10),
             reason="the other side may be back later",
         ),
         RetryRule(
@@ -122,7 +125,7 @@ def set_run_note(text: str) -> None:
 
 
 def note_failure(context: Any) -> None:
-    """`on_failure_callback`: the first sentence of the error becomes the note of the run, so that the grid tells what happened."""
+    """`on_failure_callback` and `on_retry_callback`: the first sentence of the error becomes the note of the run, so that the grid tells what happened."""
     from imunizacao_airflow.notes import sentence_of, write_run_note
 
     error = context.get("exception")
@@ -135,3 +138,13 @@ def with_links(task_output: Any, *links: Any) -> Any:
     """Give a TaskFlow task its link buttons."""
     task_output.operator.operator_extra_links = links
     return task_output
+
+
+DEFAULT_ARGS = {
+    "retries": 3,
+    "retry_delay": timedelta(minutes=2),
+    "retry_policy": RETRY_POLICY,
+    "on_failure_callback": note_failure,
+    "on_retry_callback": note_failure,
+}
+"""How every task of every DAG fails."""

@@ -16,13 +16,12 @@ The FHIR mirror (connection `imunizacao_mirror`), the CNES snapshot in `controle
 
 ### Type
 
-Interval: one run per day. To repeat a failed day **clear the failed task**; to publish a day again with what the mirror has now
-**start a new run** with `reference_day`. Same content gives no new revision.
+Interval: one run per day. To repeat a failed day **clear the failed task**; to publish what the mirror has now **start a new run**.
 
 ### If it fails
 
-The note of the run and the last line of the task log say what, where and what to do. Transient errors are retried; a broken contract,
-a held day or a wrong setting fails at once. What was published before stays. Runbook: `docs/runbook/`.
+The note of the run and the last line of the task log say what, where and what to do; `docs/runbook/` has the rest. Transient errors
+are retried; a broken contract, a held day or a wrong setting fails at once. What was published before stays.
 
 ### Re-running
 
@@ -31,7 +30,7 @@ Always safe: a stage with a valid receipt is skipped, files are immutable, and t
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from airflow.sdk import DAG, CronDataIntervalTimetable, task
@@ -47,12 +46,7 @@ with DAG(
     catchup=False,
     max_active_runs=2,
     params=common.DAY_PARAMS,
-    default_args={
-        "retries": 3,
-        "retry_delay": timedelta(minutes=2),
-        "retry_policy": common.RETRY_POLICY,
-        "on_failure_callback": common.note_failure,
-    },
+    default_args=common.DEFAULT_ARGS,
     tags=["imunizacao", "D-1"],
 ) as dag:
 
@@ -62,10 +56,13 @@ with DAG(
 
         context = common.run_context()
         common.link_publication()
-        references = pipeline.resolve_day(context, common.open_services(), cnes=(params or {}).get("cnes", "newest"))
-        return pipeline.resolved_json(context, references)
+        cnes = (params or {}).get("cnes", "newest")
+        return pipeline.resolved_json(context, pipeline.resolve_day(context, common.open_services(), cnes=cnes))
 
-    @task(doc_md="All document versions of the day, as bytes, slice by slice, counted before and after.")
+    @task(
+        retries=common.MIRROR_RETRIES,
+        doc_md="All document versions of the day, as bytes, slice by slice, counted before and after.",
+    )
     def extract() -> str:
         from imunizacao import pipeline
 

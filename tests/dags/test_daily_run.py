@@ -18,7 +18,7 @@ from imunizacao.paths import REFERENCE
 from imunizacao.reference import import_cnes
 from imunizacao.reference_day import ReferenceDay
 from imunizacao.settings import StorageSettings
-from imunizacao.storage import ObjectStore, open_public_store
+from imunizacao.storage import ObjectStore, open_public_store, open_work_store
 from imunizacao_local.mirror import MirrorServer, MirrorSettings
 from imunizacao_local.ports import free_ports
 from tests.dags.conftest import ROOT, connection_json
@@ -37,13 +37,14 @@ DOCUMENTS, SEED = 500, 7
 STAGES = ("extract", "flatten", "validate", "split", "publish", "reconcile")
 LINKS = {
     ("resolve_day", "_link_PublicationLink"): f"/imunizacao/day/{DAY}",
-    ("validate", "_link_DataDocsLink"): f"/imunizacao/objects/work/v1/docs/{DAY}/",
+    ("validate", "_link_DataDocsLink"): f"/imunizacao/objects/work/v1/docs/day={DAY}/index.html",
     ("publish", "_link_ManifestLink"): f"/imunizacao/objects/public/v1/days/{DAY}/head.json",
     ("publish", "_link_PublicationLink"): f"/imunizacao/day/{DAY}",
     ("reconcile", "_link_ManifestLink"): f"/imunizacao/objects/public/v1/days/{DAY}/head.json",
     ("reconcile", "_link_PublicationLink"): f"/imunizacao/day/{DAY}",
 }
-"""Task and XCom key → start of the address that the button opens."""
+"""Task and XCom key → address that the button opens."""
+OBJECTS = "/imunizacao/objects/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +56,7 @@ class DailyRun:
     tasks: dict[str, str]
     xcoms: dict[tuple[str, str], Any]
     dsn: str
+    work: ObjectStore
     public: ObjectStore
 
 
@@ -124,6 +126,7 @@ def daily_run(
         tasks={ti.task_id: str(ti.state) for ti in run.get_task_instances()},
         xcoms=_xcoms(run.run_id),
         dsn=controle_dsn,
+        work=open_work_store(s3_settings),
         public=open_public_store(s3_settings),
     )
 
@@ -183,9 +186,12 @@ def test_a_run_of_the_dag_publishes_the_day_and_leaves_its_traces(daily_run: Dai
         assert receipt["day"] == DAY, f"the XCom of {task} is about another day"
 
     links = {name: value.strip('"') for name, value in daily_run.xcoms.items() if name[1].startswith("_link_")}
-    assert set(links) == set(LINKS)
-    for name, start in LINKS.items():
-        assert links[name].startswith(start), name
+    assert links == LINKS
+    stores = {"work": daily_run.work, "public": daily_run.public}
+    for address in links.values():
+        if address.startswith(OBJECTS):
+            bucket, key = address.removeprefix(OBJECTS).split("/", 1)
+            assert stores[bucket].get(key).body, f"the button opens {address}, where there is nothing"
 
     people = _people()
     assert len(people) > 100

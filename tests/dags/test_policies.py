@@ -32,7 +32,8 @@ def test_every_task_says_what_it_does_retries_by_class_of_error_and_leaves_a_not
     for dag in dag_bag.dags.values():
         for task in dag.tasks:
             assert task.doc_md, task.task_id
-            assert task.retries == 3
+            assert task.retries == (40 if task.task_id == "extract" else 3)
+            assert task.on_retry_callback, task.task_id
             assert task.retry_policy is not None
             assert task.on_failure_callback, task.task_id
 

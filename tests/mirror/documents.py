@@ -285,7 +285,7 @@ class DayArchive:
             self.clock.text(self.clock.instant(k)),
             first.timestamp,
             status,
-            "2" if first.version else "",
+            "2",  # always: two versions of one instant must not look like one
             "",
         )
 
