@@ -79,3 +79,8 @@ def controle_dsn(postgres: PostgresServer) -> str:
     name = f"controle_{secrets.token_hex(4)}"
     postgres.create_database(name)
     return postgres.dsn(name)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--write-golden` writes the golden tree instead of comparing with it."""
+    parser.addoption("--write-golden", action="store_true", default=False)

@@ -186,6 +186,13 @@ class ContractVersion(_Wire, frozen=True, kw_only=True):
     version: str
 
 
+class Pseudonym(_Wire, frozen=True, kw_only=True):
+    """How pseudonyms were made: values of different key ids do not link."""
+
+    method: str
+    key_id: str
+
+
 class Day(_Wire, frozen=True, kw_only=True):
     """`c-<contentId>/day.json`: the root of everything published for a day. Says nothing of run, clock or commit."""
 
@@ -199,6 +206,7 @@ class Day(_Wire, frozen=True, kw_only=True):
     files: DayFiles
     references: References
     rules: Rules
+    pseudonym: Pseudonym
     neutralised: dict[str, int]
     blanked: dict[str, int]
     completeness: dict[str, int]

@@ -164,6 +164,7 @@ def day() -> Json:
         },
         "references": copy.deepcopy(REFERENCES),
         "rules": dict(RULES),
+        "pseudonym": {"method": "HMAC-SHA256", "keyId": "k1"},
         "neutralised": {"co_lote_vacina": 2},
         "blanked": {"co_vacina_fabricante": 1},
         "completeness": {"co_documento": 980, "dt_deletado_rnds": 0},

@@ -233,10 +233,17 @@ def test_a_run_killed_in_every_stage_ends_like_one_that_was_left_alone(
     bench: Bench, undisturbed: Undisturbed, seed: int
 ) -> None:
     dice = random.Random(seed)
-    for point in ORDER:
+    whole = sum("/c-" in key for key in undisturbed.objects)
+    for place, point in enumerate(ORDER):
         assert _kill_at(bench, point, dice, undisturbed.seconds), f"the run was over before it was killed in {point}"
         bench.require_nothing_or_a_whole_day()
-    bench.finish()
+        if place <= ORDER.index("upload"):
+            assert bench.public.get_or_none(HEAD) is None, f"killed in {point}, and a head is there"
+        if point == "upload":
+            assert 0 < bench.uploaded() < whole, "killed during the uploads, and none or all of them are there"
+    last = bench.finish()
+    for stage in ("flatten", "validate", "split"):
+        assert f"event={stage}.reused" in last.text, f"{stage} was done again although it had finished"
     objects = bench.objects()
     assert set(objects) == set(undisturbed.objects)
     for key, body in undisturbed.objects.items():
