@@ -185,4 +185,4 @@ copy (
         case when not in_forma then json end as json
     from judged
 )
-to $destination (format parquet, compression zstd, row_group_size 20000)
+to $destination (format parquet, compression snappy, row_group_size 20000)
