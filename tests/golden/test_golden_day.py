@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.integration.conftest import DAY, mirror, run_context, services, settings
 
 from imunizacao import pipeline
 from imunizacao.models import RunContext
+from tests.integration.conftest import DAY, mirror, run_context, services, settings
 
 pytestmark = pytest.mark.servers
 GOLDEN = Path(__file__).with_name("day-2026-03-14.json")
