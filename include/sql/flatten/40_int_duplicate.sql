@@ -1,5 +1,6 @@
 -- Landed lines that are another copy or an older version of a document that is there with a newer one.
--- A version from outside the day never hides one of the day. The order is total: instant, version, then content; equal content in two lines is decided by the landing order.
+-- A version from outside the day never hides one of the day. The order is total: instant, version, then content; equal content
+-- in two lines is decided by the landing order.
 -- Only keys seen twice are sorted.
 -- reads:  stg_document
 -- writes: int_duplicate
