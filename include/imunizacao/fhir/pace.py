@@ -56,15 +56,25 @@ class Pace:
         self._sleep = sleep
         self._monotonic = monotonic
         self._next = 0.0
+        self._held = 0.0
 
     async def wait_turn(self) -> None:
         """Return when the next request may go out."""
         now = self._monotonic()
-        turn = max(now, self._next)
-        self._next = turn + self._gap
-        if turn > now:
+        turn = self._take_turn(now)
+        while turn > now:
             await self._sleep(turn - now)
+            now = turn
+            if self._held > turn:
+                # Another connection was told to wait while this one slept: queue again behind that.
+                turn = self._take_turn(self._held)
 
     def hold(self, seconds: float) -> None:
         """No request of any connection for this long."""
-        self._next = max(self._next, self._monotonic() + seconds)
+        self._held = max(self._held, self._monotonic() + seconds)
+        self._next = max(self._next, self._held)
+
+    def _take_turn(self, earliest: float) -> float:
+        turn = max(earliest, self._next)
+        self._next = turn + self._gap
+        return turn

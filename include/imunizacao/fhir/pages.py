@@ -5,14 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw, Struct
 
+from imunizacao.fhir.elements import MAX_PATHS, KnownElements, known_elements, merge_unknown
 from imunizacao.fhir.window import parse_instant
 
 MAX_ENTRY_BYTES: Final = 16 * 1024 * 1024
@@ -30,6 +31,8 @@ _ONE_BRACKET: Final = bytes.maketrans(b"[]", b"{}")
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _RNDS_CODE: Final = re.compile(r"^\(((?:EHR|EDS)-(?:ERR|MSG)\d+)\)")
 _ISSUE_CODE: Final = re.compile(r"^[a-z][a-z-]{0,31}$")
+_INCLUDED: Final = re.compile(rb'"search"\s*:\s*\{[^{}"]*"mode"\s*:\s*"include"')
+"""How an entry that cannot be read says that it is no match. A text inside an entry cannot: its quotes are escaped."""
 
 
 class Reject(StrEnum):
@@ -48,12 +51,12 @@ class BadPage(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One `match` entry of a page."""
+    """One entry of a page that carries a resource."""
 
     line: bytes
     """The entry as received; line breaks outside strings are spaces. Of a rejected entry: exactly as received."""
     id: str
-    """Resource id, else fullUrl; empty when the entry names none."""
+    """Resource id (`Immunization/<id>` in a search of several types), else fullUrl; empty when the entry names none."""
     version: str
     """`meta.versionId`, else `meta.lastUpdated`; may be empty."""
     last_updated: datetime | None
@@ -75,8 +78,13 @@ class PageContent:
     self_url: str | None
     next_url: str | None
     entries: list[Entry]
+    """The matches: what the total counts."""
     outcomes: list[str]
     """Codes of the server's messages about the search (`search.mode` = `outcome`)."""
+    included: list[Entry] = field(default_factory=list)
+    """What came beside the matches (`search.mode` = `include`)."""
+    unknown: dict[str, int] = field(default_factory=dict)
+    """Element that no known profile has → entries of the page with it; see `merge_unknown` for the limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +102,10 @@ class Page:
     seconds: float
     attempts: int
     content: PageContent
+    mark: str = ""
+    """`visited_mark` of its address as the mirror gave it: a walk that comes here again goes in circles."""
+    following: str | None = None
+    """Address of the next page, absolute and as the mirror gave it: it may carry a cursor that is nobody else's business."""
 
 
 class _Link(Struct):
@@ -120,6 +132,13 @@ class _Coding(Struct):
 
 
 class _Resource(Struct):
+    resourceType: str | None = None  # noqa: N815 (FHIR)
+    id: str | None = None
+    meta: _Meta | None = None
+
+
+class _Line(Struct):
+    resourceType: str = "Bundle"  # noqa: N815 (FHIR)
     id: str | None = None
     meta: _Meta | None = None
 
@@ -145,16 +164,18 @@ class _OutcomeEntry(Struct):
 
 _HEAD: Final = msgspec.json.Decoder(_Head)
 _ENTRY: Final = msgspec.json.Decoder(_EntryHead)
+_LINE: Final = msgspec.json.Decoder(_Line)
 _OUTCOME: Final = msgspec.json.Decoder(_Outcome)
 _OUTCOME_ENTRY: Final = msgspec.json.Decoder(_OutcomeEntry)
 _ANY: Final = msgspec.json.Decoder(Raw)
 
 
-def read_page(body: bytes) -> PageContent:
+def read_page(body: bytes, *, of: str = "") -> PageContent:
     """Check a search page and cut it into entries; raises `BadPage`.
 
     One entry that is not UTF-8, not JSON, too large or too deep does not spoil its page. A body whose brackets do not
-    close is truncated and is refused as a whole.
+    close is truncated and is refused as a whole. With `of`, the type that was searched where pages hold several, ids carry their
+    type, and an entry of another type is no match unless it says that it is one.
     """
     body = body.removeprefix(_BOM)
     raws: list[Raw] | list[bytes]
@@ -176,18 +197,19 @@ def read_page(body: bytes) -> PageContent:
             + (f" ({code})" if code else "")
         )
     links = {link.relation: link.url for link in head.link or []}
-    entries: list[Entry] = []
-    outcomes: list[str] = []
-    ascii_only = body.isascii()
-    for raw in raws:
-        _add_entry(bytes(raw), sound=sound, ascii_only=ascii_only, entries=entries, outcomes=outcomes)
-    return PageContent(
+    content = PageContent(
         total=head.total,
         self_url=links.get("self") or None,
         next_url=links.get("next") or None,
-        entries=entries,
-        outcomes=outcomes,
+        entries=[],
+        outcomes=[],
     )
+    known = known_elements()
+    for raw in raws:
+        _add_entry(bytes(raw), known, sound=sound, of=of, content=content)
+    if len(content.unknown) > MAX_PATHS:
+        return replace(content, unknown=merge_unknown({}, content.unknown))
+    return content
 
 
 def outcome_code(body: bytes) -> str:
@@ -216,6 +238,40 @@ def reject_record(entry: Entry, *, page: int, position: int) -> bytes:
     )
 
 
+def wrap_resource(raw: bytes, base_url: str) -> Entry:
+    """Make a search entry of a resource that came on a line of its own, its bytes as received.
+
+    A line that is not JSON is always a reject: inside the entry it could read as another document. A rejected line keeps its own
+    bytes.
+    """
+    try:
+        head = _LINE.decode(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        head = _Line()
+    full_url = msgspec.json.encode(f"{base_url}/{head.resourceType}/{head.id}")
+    line = (
+        (b'{"fullUrl":' + full_url + b"," if head.id else b"{") + b'"resource":' + raw + b',"search":{"mode":"match"}}'
+    )
+    reject = None
+    if len(line) > MAX_ENTRY_BYTES:
+        reject = Reject.DOC_TOO_LARGE
+    elif not _is_utf8(raw):
+        reject = Reject.UTF8_INVALID
+    elif is_too_deep(line):
+        reject = Reject.DEPTH
+    elif not _is_object(raw):
+        reject = Reject.JSON_INVALID
+    meta = head.meta or _Meta()
+    version = meta.lastUpdated if meta.versionId is None else str(meta.versionId)
+    return Entry(
+        line=line if reject is None else raw,
+        id=head.id or "",
+        version=version or "",
+        last_updated=parse_instant(meta.lastUpdated),
+        reject=reject,
+    )
+
+
 def is_too_deep(entry: bytes, limit: int = MAX_DEPTH) -> bool:
     """Tell whether JSON nests deeper than `limit`, without recursion.
 
@@ -231,40 +287,77 @@ def is_too_deep(entry: bytes, limit: int = MAX_DEPTH) -> bool:
     return bool(skeleton)
 
 
-def _add_entry(raw: bytes, *, sound: bool, ascii_only: bool, entries: list[Entry], outcomes: list[str]) -> None:
-    reject = None if sound else _damage(raw)
+def cut_entry(raw: bytes, *, reject: Reject | None = None) -> tuple[bytes, Reject | None]:
+    """The line of an entry, and why it cannot be one: too large, not UTF-8, too deep, or the reason given."""
     if len(raw) > MAX_ENTRY_BYTES:
         reject = Reject.DOC_TOO_LARGE
-    elif reject is None and not ascii_only and not _is_utf8(raw):
+    elif reject is None and not raw.isascii() and not _is_utf8(raw):
         reject = Reject.UTF8_INVALID
     elif reject is not Reject.DEPTH and is_too_deep(raw):
         reject = Reject.DEPTH
-    try:
-        head = _ENTRY.decode(raw)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        # Unreadable, or FHIR names with values of another type: landed as it is, flatten says why it is unusable.
-        head = _EntryHead()
+    return (_one_line(raw), None) if reject is None else (raw, reject)
+
+
+def _one_line(raw: bytes) -> bytes:
+    return raw.translate(_LINE_BREAKS) if b"\n" in raw or b"\r" in raw else raw
+
+
+def _add_entry(raw: bytes, known: KnownElements, *, sound: bool, of: str, content: PageContent) -> None:
+    # Separate resources are looked at when they have become documents.
+    head, is_known = (_read_head(raw), False) if of else _head_of(raw, known)
+    if is_known and len(raw) <= MAX_ENTRY_BYTES:
+        # A document of known elements only has been read to its last text: it is JSON, UTF-8 and as deep as the table at most.
+        line, reject = _one_line(raw), None
+    else:
+        line, reject = cut_entry(raw, reject=None if sound else _damage(raw))
     mode = head.search.mode if head.search else None
     if mode == "outcome":
-        outcomes.append(_entry_outcome(raw))
+        content.outcomes.append(_entry_outcome(raw))
         return
-    if mode == "include":
-        return
+    if not (is_known or of) and reject is None:
+        for element in known.unknown(raw):
+            content.unknown[element] = content.unknown.get(element, 0) + 1
+    if of and mode is None and head.resource and head.resource.resourceType not in {None, of}:
+        mode = "include"
+    entry = _entry(head, line, typed=bool(of), reject=reject)
+    (content.included if mode == "include" else content.entries).append(entry)
+
+
+def read_line(line: bytes) -> Entry:
+    """The entry of a landed line; its id carries the type of the resource."""
+    return _entry(_read_head(line), line, typed=True, reject=None)
+
+
+def _read_head(raw: bytes) -> _EntryHead:
+    try:
+        return _ENTRY.decode(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        # Unreadable, or FHIR names with values of another type: landed as it is, flatten says why it is unusable.
+        return _EntryHead(search=_Search(mode="include" if _INCLUDED.search(raw) else None))
+
+
+def _entry(head: _EntryHead, line: bytes, *, typed: bool, reject: Reject | None) -> Entry:
     resource = head.resource or _Resource()
     meta = resource.meta or _Meta()
+    identity = resource.id
+    if typed and identity and resource.resourceType:
+        identity = f"{resource.resourceType}/{identity}"
     version = meta.lastUpdated if meta.versionId is None else str(meta.versionId)
-    line = raw
-    if reject is None and (b"\n" in raw or b"\r" in raw):
-        line = raw.translate(_LINE_BREAKS)
-    entries.append(
-        Entry(
-            line=line,
-            id=resource.id or head.fullUrl or "",
-            version=version or "",
-            last_updated=parse_instant(meta.lastUpdated),
-            reject=reject,
-        )
+    return Entry(
+        line=line,
+        id=identity or head.fullUrl or "",
+        version=version or "",
+        last_updated=parse_instant(meta.lastUpdated),
+        reject=reject,
     )
+
+
+def _head_of(raw: bytes, known: KnownElements) -> tuple[Any, bool]:
+    """What a page needs of an entry (see `_EntryHead`), and whether all its elements are known to us."""
+    try:
+        return known.decoder.decode(raw), True
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return _read_head(raw), False
 
 
 def _damage(raw: bytes) -> Reject | None:
@@ -277,6 +370,14 @@ def _damage(raw: bytes) -> Reject | None:
         # Flatten names the defect, unless the bytes could not stand on one line of their own.
         return Reject.JSON_INVALID if _CONTROL.search(raw) else None
     return None
+
+
+def _is_object(raw: bytes) -> bool:
+    """Tell whether a line is one JSON object and nothing else."""
+    try:
+        return bytes(_ANY.decode(raw)).startswith(b"{")
+    except (msgspec.DecodeError, RecursionError):
+        return False
 
 
 def _is_utf8(raw: bytes) -> bool:

@@ -85,7 +85,7 @@ def require_filters(self_url: str | None, sent: Iterable[str], *, where: str, re
         raise MirrorProtocolError(
             f"The mirror did not search what it was asked ({where}): its link `self` lacks _lastUpdated={', '.join(missing)}. "
             "Its answer may hold documents of any day, so nothing was taken. Check that the mirror supports `_lastUpdated` "
-            "on Bundle; see docs/runbook/mirror-protocol.md."
+            "in this search; see docs/runbook/mirror-protocol.md."
         )
 
 

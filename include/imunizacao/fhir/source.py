@@ -1,0 +1,116 @@
+"""What extract asks of a mirror, whichever way leads into it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Final, Protocol
+
+from imunizacao.errors import ConfigurationError, MirrorProtocolError
+from imunizacao.events import log_event
+from imunizacao.fhir.capability import choose_way
+from imunizacao.fhir.client import Cursor, MirrorClient
+from imunizacao.fhir.pace import Sleep
+from imunizacao.fhir.pages import Page
+from imunizacao.fhir.resources import ResourceClient
+from imunizacao.fhir.transport import Transport
+from imunizacao.fhir.window import Window
+from imunizacao.settings import MirrorSettings
+
+
+class Source(Protocol):
+    """Document versions by time, counted and walked."""
+
+    @property
+    def way(self) -> str:
+        """`documents`, `resources` or `export`; landing of one way is never taken over by another."""
+        ...
+
+    @property
+    def transport(self) -> Transport:
+        """The connection, with its counters."""
+        ...
+
+    async def count(self, window: Window) -> int:
+        """What the mirror announces for a window."""
+        ...
+
+    async def count_since(self, moment: datetime) -> int:
+        """What the mirror announces from an instant on."""
+        ...
+
+    async def newest(self) -> datetime | None:
+        """The newest instant; None when the mirror is empty or cannot sort."""
+        ...
+
+    def walk(self, window: Window, *, resume: Cursor | None = None) -> AsyncGenerator[Page, None]:
+        """The pages of a window, from `resume` on where a walk broke off."""
+        ...
+
+
+class ExportSource:
+    """The way in over Bulk Data: the day comes in files, and search, where there is one, only counts."""
+
+    way: Final = "export"
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self._search = MirrorClient(transport.settings, transport=transport)
+        self._counts: bool | None = None
+
+    async def total(self, window: Window) -> int | None:
+        """What search announces for a window; None where the mirror has no search of documents that counts."""
+        if self._counts is False:
+            return None
+        try:
+            total = await self._search.count(window)
+        except (ConfigurationError, MirrorProtocolError) as error:
+            if self._counts:
+                raise
+            log_event("mirror.export_without_search", level=logging.WARNING, reason=type(error).__name__)
+            self._counts = False
+            return None
+        self._counts = True
+        return total
+
+    async def count(self, window: Window) -> int:
+        """What search announces for a window."""
+        return await self._search.count(window)
+
+    async def count_since(self, moment: datetime) -> int:
+        """What search announces from an instant on."""
+        return await self._search.count_since(moment)
+
+    async def newest(self) -> datetime | None:
+        """The newest instant by search."""
+        return await self._search.newest()
+
+    def walk(self, window: Window, *, resume: Cursor | None = None) -> AsyncGenerator[Page, None]:
+        """An export has no pages: the stage lands its files."""
+        raise NotImplementedError("an export is landed file by file")
+
+
+@asynccontextmanager
+async def open_source(
+    settings: MirrorSettings,
+    *,
+    sleep: Sleep = asyncio.sleep,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> AsyncIterator[Source]:
+    """Open the way into the mirror that the settings name; `auto` is what its CapabilityStatement offers first.
+
+    Raises `ConfigurationError`, with the reasons, when the mirror cannot be read that way.
+    """
+    async with Transport(settings, sleep=sleep, now=now) as transport:
+        way = await choose_way(transport, settings.way)
+        if way == "export":
+            yield ExportSource(transport)
+        elif way == "resources":
+            client = ResourceClient(settings, transport=transport)
+            await client.require_usable()
+            yield client
+        else:
+            yield MirrorClient(settings, transport=transport)
