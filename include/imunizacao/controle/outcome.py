@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -56,6 +56,8 @@ class StageRecord:
     counts: Mapping[str, int | float] = field(default_factory=dict)
     bytes: int = 0
     revision: int | None = None
+    message: str | None = None
+    """Our own words about a stage that went well; a failed one says its error."""
 
 
 class OutcomeLog(Protocol):
@@ -69,12 +71,21 @@ class OutcomeLog(Protocol):
         the stage's own error is the one that is seen.
         """
 
+    def counts(self, context: RunContext) -> dict[str, dict[str, int | float]]:
+        """Stage → counts of its last attempt that was done in this run."""
+
 
 class OutcomeStore(Protocol):
     """The part of an object store that outcomes need."""
 
     def put(self, key: str, body: bytes, *, content_type: str) -> str:
         """Write one object."""
+
+    def list(self, prefix: str) -> Iterable[Any]:
+        """Infos with a `key`, in order of keys."""
+
+    def get(self, key: str) -> Any:
+        """An object with a `body`."""
 
 
 class PostgresOutcomeLog:
@@ -89,6 +100,11 @@ class PostgresOutcomeLog:
         """See `OutcomeLog.stage`."""
         with _recorded(context, stage, attempt, clock=self._clock, begin=self._begin, end=self._end) as record:
             yield record
+
+    def counts(self, context: RunContext) -> dict[str, dict[str, int | float]]:
+        """See `OutcomeLog.counts`."""
+        with opened(self._connect) as connection:
+            return _last_done(outcomes(connection, context.day), context)
 
     def _begin(self, outcome: Outcome) -> None:
         with opened(self._connect) as connection:
@@ -116,6 +132,16 @@ class BucketOutcomeLog:
 
         with _recorded(context, stage, attempt, clock=self._clock, begin=put, end=put) as record:
             yield record
+
+    def counts(self, context: RunContext) -> dict[str, dict[str, int | float]]:
+        """See `OutcomeLog.counts`."""
+        keys = [info.key for info in self._store.list(context.prefix("outcomes"))]
+        return _last_done([outcome_from_json(self._store.get(key).body) for key in keys], context)
+
+
+def _last_done(found: Iterable[Outcome], context: RunContext) -> dict[str, dict[str, int | float]]:
+    done = [outcome for outcome in found if outcome.run_id == context.run_id and outcome.state == "done"]
+    return {outcome.stage: outcome.counts for outcome in sorted(done, key=lambda outcome: outcome.attempt)}
 
 
 def outcome_to_json(outcome: Outcome) -> bytes:
@@ -273,7 +299,7 @@ def _recorded(
             bytes=record.bytes,
             revision=record.revision,
             error_code=type(error).__name__ if error else None,
-            message=str(error)[:_MESSAGE_LENGTH] if isinstance(error, PipelineError) else None,
+            message=_message(record, error),
         )
 
     try:
@@ -296,6 +322,11 @@ def _recorded(
             error.add_note(f"Its outcome could not be written either ({type(lost).__name__}).")
         raise
     end(ended("done", counts))
+
+
+def _message(record: StageRecord, error: BaseException | None) -> str | None:
+    text = record.message if error is None else str(error) if isinstance(error, PipelineError) else None
+    return text[:_MESSAGE_LENGTH] if text else None
 
 
 def _upsert(connection: Connection, found: list[Outcome]) -> None:

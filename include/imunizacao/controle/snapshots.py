@@ -1,10 +1,13 @@
-"""Versioned reference tables: `controle.reference_snapshot` and the establishments of each CNES snapshot."""
+"""Versioned reference tables: `controle.reference_snapshot` and the rows of each snapshot (CNES, IBGE, tables of the PNI)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from imunizacao.controle.connection import Connection, copy_in, copy_out, transaction
 
@@ -21,39 +24,80 @@ class Snapshot:
     sha256: str
     """Of the source."""
     import_rules: str
-    """sha256 of what read the source; see `reference.py`."""
+    """sha256 of what read the source; see the modules of `reference`."""
     origin: str
     rows: int
     rows_active: int
+    name: str = ""
+    """Table of the PNI without `pni_`."""
     id: int = 0
     """0 until it is stored."""
+    imported_at: datetime | None = None
+    """None until it is stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CnesDifference:
-    """What one CNES snapshot changes against another, in establishments."""
+class Difference:
+    """What one snapshot changes against another, in establishments, municipalities or codes."""
 
-    added: int
-    moved: int
-    """Another municipality, or one where there was none, or none where there was one."""
-    closed: int
+    added: int = 0
+    moved: int = 0
+    """Another municipality (CNES) or UF (IBGE), or one where there was none, or none where there was one."""
+    closed: int = 0
     """Active before, deactivated now."""
-    reopened: int
-    gone: int
+    reopened: int = 0
+    renamed: int = 0
+    """Another name, or another value of any column that is not counted elsewhere."""
+    gone: int = 0
     """In the earlier snapshot only."""
 
+    @property
+    def total(self) -> int:
+        """All of them; one establishment may count more than once."""
+        return sum(int(getattr(self, field.name)) for field in fields(self))
 
-_COLUMNS = "id, kind, version, sha256, import_rules, origin, rows, rows_active"
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One line of a difference."""
+
+    code: str
+    change: str
+    """Name of a field of `Difference`."""
+    before: str | None
+    after: str | None
 
 
-def find_snapshot(connection: Connection, *, kind: Kind, sha256: str, import_rules: str) -> Snapshot | None:
-    """The snapshot made from exactly this source by exactly these rules."""
-    with transaction(connection, f"look up a snapshot of {kind}") as cursor:
-        cursor.execute(
-            f"select {_COLUMNS} from controle.reference_snapshot where kind = %s and sha256 = %s and import_rules = %s",
-            (kind, sha256, import_rules),
-        )
-        return _snapshot(cursor.fetchone())
+_ROWS: Final[Mapping[Kind, tuple[str, str]]] = {
+    "cnes": (
+        "controle.cnes_estabelecimento",
+        "co_cnes, co_municipio_6, no_razao_social, no_fantasia, co_tipo_estabelecimento, co_natureza_juridica, co_motivo_desab",
+    ),
+    "ibge": ("controle.ibge_municipio", "co_ibge_7, co_ibge_6, no_municipio, co_uf, sg_uf, no_uf, no_regiao"),
+    "pni": ("controle.pni_codigo", "co_codigo, valores"),
+}
+"""Table and columns, in the order of the CSV files that snapshots are stored from and written to."""
+
+_COLUMNS = "id, kind, name, version, sha256, import_rules, origin, rows, rows_active, imported_at"
+
+_CNES_CHANGES = (
+    "with earlier as (select * from controle.cnes_estabelecimento where snapshot_id = %s), "
+    "later as (select * from controle.cnes_estabelecimento where snapshot_id = %s) "
+    "select coalesce(earlier.co_cnes, later.co_cnes) as co_cnes, found.change, found.before, found.after "
+    "from earlier full join later on earlier.co_cnes = later.co_cnes "
+    "cross join lateral (values "
+    "('added', earlier.co_cnes is null, null, later.co_municipio_6), "
+    "('gone', later.co_cnes is null, earlier.co_municipio_6, null), "
+    "('moved', earlier.co_municipio_6 is distinct from later.co_municipio_6, earlier.co_municipio_6, later.co_municipio_6), "
+    "('closed', earlier.co_motivo_desab is null and later.co_motivo_desab is not null, "
+    "earlier.co_municipio_6, later.co_municipio_6), "
+    "('reopened', earlier.co_motivo_desab is not null and later.co_motivo_desab is null, "
+    "earlier.co_municipio_6, later.co_municipio_6), "
+    "('renamed', (earlier.no_razao_social, earlier.no_fantasia) is distinct from (later.no_razao_social, later.no_fantasia), "
+    "coalesce(earlier.no_fantasia, earlier.no_razao_social), coalesce(later.no_fantasia, later.no_razao_social))"
+    ") as found (change, applies, before, after) "
+    "where found.applies and (found.change in ('added', 'gone') or (earlier.co_cnes is not null and later.co_cnes is not null))"
+)
 
 
 def newest_cnes(connection: Connection, *, until: str = "999912", only: str = "") -> Snapshot | None:
@@ -67,84 +111,96 @@ def newest_cnes(connection: Connection, *, until: str = "999912", only: str = ""
         return _snapshot(cursor.fetchone())
 
 
+def newest_table(connection: Connection, kind: Kind, name: str = "") -> Snapshot | None:
+    """The snapshot of a small table (IBGE, one of the PNI) that was imported last; None = the project's own is in use."""
+    return next((snapshot for snapshot in stored_snapshots(connection, kind) if snapshot.name == name), None)
+
+
+def stored_snapshots(connection: Connection, kind: Kind | Literal[""] = "") -> list[Snapshot]:
+    """All snapshots whose rows are stored: CNES by competência, then the others, newest first.
+
+    Versions of the project's own tables that days were made with are noted without rows and are not among them.
+    """
+    with transaction(connection, "list the reference snapshots") as cursor:
+        cursor.execute(
+            f"select {_COLUMNS} from controle.reference_snapshot as snapshot "
+            "where (%s = '' or kind = %s) and (kind = 'cnes' "
+            "or exists (select 1 from controle.ibge_municipio as row where row.snapshot_id = snapshot.id) "
+            "or exists (select 1 from controle.pni_codigo as row where row.snapshot_id = snapshot.id)) "
+            "order by kind, name, case when kind = 'cnes' then version end desc, id desc",
+            (kind, kind),
+        )
+        return [found for row in cursor.fetchall() if (found := _snapshot(row)) is not None]
+
+
 def record_snapshot(connection: Connection, snapshot: Snapshot) -> None:
-    """Note a version of a small table (IBGE, PNI) the first time that it is used; later calls change nothing."""
+    """Note a version of the small tables (IBGE, PNI) the first time that it is used; later calls change nothing."""
     with transaction(connection, f"record a snapshot of {snapshot.kind}") as cursor:
         _insert(cursor, snapshot)
 
 
-def store_cnes(connection: Connection, snapshot: Snapshot, rows: Path) -> tuple[Snapshot, bool]:
-    """Store a CNES snapshot with its establishments, or find it; all or nothing. Returns it and whether it is new.
+def store_snapshot(connection: Connection, snapshot: Snapshot, rows: Path) -> tuple[Snapshot, bool]:
+    """Store a snapshot with its rows, or find it; all or nothing. Returns it and whether it is new.
 
-    `rows` is a CSV without header: co_cnes, co_municipio_6, no_razao_social, no_fantasia, co_tipo_estabelecimento,
-    co_natureza_juridica, co_motivo_desab; an empty unquoted field is null.
+    `rows` is a CSV without header with the columns of its kind (`_ROWS`); an empty unquoted field is null.
     """
-    with transaction(connection, f"store the CNES snapshot {snapshot.version}") as cursor:
+    table, columns = _ROWS[snapshot.kind]
+    with transaction(connection, f"store the {snapshot.kind} snapshot {snapshot.version}") as cursor:
         cursor.execute("select pg_advisory_xact_lock(%s)", (_LOCK,))
         stored = _insert(cursor, snapshot)
         if stored is None:
             cursor.execute(
-                f"select {_COLUMNS} from controle.reference_snapshot where kind = %s and sha256 = %s and import_rules = %s",
-                (snapshot.kind, snapshot.sha256, snapshot.import_rules),
+                f"select {_COLUMNS} from controle.reference_snapshot "
+                "where kind = %s and name = %s and sha256 = %s and import_rules = %s",
+                (snapshot.kind, snapshot.name, snapshot.sha256, snapshot.import_rules),
             )
             return _require(_snapshot(cursor.fetchone())), False
-        cursor.execute(
-            "create temporary table cnes_incoming on commit drop as "
-            "select co_cnes, co_municipio_6, no_razao_social, no_fantasia, co_tipo_estabelecimento, co_natureza_juridica, "
-            "co_motivo_desab from controle.cnes_estabelecimento with no data"
-        )
-        copy_in(cursor, "copy cnes_incoming from stdin (format csv, encoding 'UTF8')", rows)
-        cursor.execute(
-            "insert into controle.cnes_estabelecimento (snapshot_id, co_cnes, co_municipio_6, no_razao_social, no_fantasia, "
-            "co_tipo_estabelecimento, co_natureza_juridica, co_motivo_desab) "
-            "select %s, co_cnes, co_municipio_6, no_razao_social, no_fantasia, co_tipo_estabelecimento, "
-            "co_natureza_juridica, co_motivo_desab from cnes_incoming",
-            (stored.id,),
-        )
+        cursor.execute(f"create temporary table incoming on commit drop as select {columns} from {table} with no data")
+        copy_in(cursor, "copy incoming from stdin (format csv, encoding 'UTF8')", rows)
+        cursor.execute(f"insert into {table} (snapshot_id, {columns}) select %s, {columns} from incoming", (stored.id,))
     return stored, True
 
 
-def compare_cnes(connection: Connection, *, earlier: int, later: int) -> CnesDifference:
-    """Count what changed between two stored CNES snapshots (by id)."""
-    with transaction(connection, "compare two CNES snapshots") as cursor:
-        cursor.execute(
-            "with earlier as (select * from controle.cnes_estabelecimento where snapshot_id = %s), "
-            "later as (select * from controle.cnes_estabelecimento where snapshot_id = %s) "
-            "select "
-            "count(*) filter (where earlier.co_cnes is null), "
-            "count(*) filter (where earlier.co_cnes is not null and later.co_cnes is not null "
-            "and earlier.co_municipio_6 is distinct from later.co_municipio_6), "
-            "count(*) filter (where earlier.co_cnes is not null and later.co_cnes is not null "
-            "and earlier.co_motivo_desab is null and later.co_motivo_desab is not null), "
-            "count(*) filter (where earlier.co_cnes is not null and later.co_cnes is not null "
-            "and earlier.co_motivo_desab is not null and later.co_motivo_desab is null), "
-            "count(*) filter (where later.co_cnes is null) "
-            "from earlier full join later on earlier.co_cnes = later.co_cnes",
-            (earlier, later),
-        )
-        added, moved, closed, reopened, gone = cursor.fetchone()
-    return CnesDifference(added=added, moved=moved, closed=closed, reopened=reopened, gone=gone)
-
-
-def write_cnes(connection: Connection, snapshot: Snapshot, path: Path) -> None:
-    """Write the establishments of a stored snapshot to a CSV with the columns and the form that `store_cnes` takes."""
-    with transaction(connection, f"read the CNES snapshot {snapshot.version}") as cursor:
+def write_snapshot(connection: Connection, snapshot: Snapshot, path: Path) -> None:
+    """Write the rows of a stored snapshot to a CSV with the columns and the form that `store_snapshot` takes, by code."""
+    table, columns = _ROWS[snapshot.kind]
+    with transaction(connection, f"read the {snapshot.kind} snapshot {snapshot.version}") as cursor:
         # `copy` takes no parameters: the snapshot is chosen by a temporary table.
         cursor.execute(
-            "create temporary table cnes_outgoing on commit drop as "
-            "select co_cnes, co_municipio_6, no_razao_social, no_fantasia, co_tipo_estabelecimento, co_natureza_juridica, "
-            "co_motivo_desab from controle.cnes_estabelecimento where snapshot_id = %s",
+            f"create temporary table outgoing on commit drop as select {columns} from {table} where snapshot_id = %s",
             (snapshot.id,),
         )
-        copy_out(cursor, "copy cnes_outgoing to stdout (format csv, encoding 'UTF8')", path)
+        order = columns.split(",", maxsplit=1)[0]
+        copy_out(
+            cursor,
+            f"copy (select * from outgoing order by {order} collate \"C\") to stdout (format csv, encoding 'UTF8')",
+            path,
+        )
+
+
+def compare_cnes(connection: Connection, *, earlier: int, later: int) -> Difference:
+    """Count what changed between two stored CNES snapshots (by id)."""
+    with transaction(connection, "compare two CNES snapshots") as cursor:
+        cursor.execute(f"select change, count(*) from ({_CNES_CHANGES}) as changes group by change", (earlier, later))
+        return Difference(**{str(change): int(count) for change, count in cursor.fetchall()})
+
+
+@contextmanager
+def cnes_changes(connection: Connection, *, earlier: int, later: int) -> Iterator[Iterator[Change]]:
+    """Each change between two stored CNES snapshots (by id), by kind and CNES; places are municipalities (6 digits)."""
+    with transaction(connection, "compare two CNES snapshots") as cursor:
+        cursor.execute(f"{_CNES_CHANGES} order by change, co_cnes", (earlier, later))
+        yield (Change(code=code, change=kind, before=before, after=after) for code, kind, before, after in cursor)
 
 
 def _insert(cursor: Any, snapshot: Snapshot) -> Snapshot | None:
     cursor.execute(
-        "insert into controle.reference_snapshot (kind, version, sha256, import_rules, origin, rows, rows_active) "
-        f"values (%s, %s, %s, %s, %s, %s, %s) on conflict (kind, sha256, import_rules) do nothing returning {_COLUMNS}",
+        "insert into controle.reference_snapshot (kind, name, version, sha256, import_rules, origin, rows, rows_active) "
+        "values (%s, %s, %s, %s, %s, %s, %s, %s) on conflict (kind, name, sha256, import_rules) do nothing "
+        f"returning {_COLUMNS}",
         (
             snapshot.kind,
+            snapshot.name,
             snapshot.version,
             snapshot.sha256,
             snapshot.import_rules,
@@ -159,16 +215,18 @@ def _insert(cursor: Any, snapshot: Snapshot) -> Snapshot | None:
 def _snapshot(row: Any) -> Snapshot | None:
     if row is None:
         return None
-    identity, kind, version, sha256, import_rules, origin, rows, rows_active = row
+    identity, kind, name, version, sha256, import_rules, origin, rows, rows_active, imported_at = row
     return Snapshot(
         id=identity,
         kind=kind,
+        name=name,
         version=version,
         sha256=sha256,
         import_rules=import_rules,
         origin=origin,
         rows=rows,
         rows_active=rows_active,
+        imported_at=imported_at,
     )
 
 

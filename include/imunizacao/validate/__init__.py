@@ -3,6 +3,8 @@
 Importing this package is cheap; Great Expectations is imported by `validate_day` when it has work to do.
 """
 
-from imunizacao.validate.stage import STAGE, docs_key, require_publishable, validate_day
+from imunizacao.docs_index import docs_key
+from imunizacao.validate.row_check import mark_bad_doses, rules_version
+from imunizacao.validate.stage import STAGE, require_publishable, sentence, validate_day
 
-__all__ = ["STAGE", "docs_key", "require_publishable", "validate_day"]
+__all__ = ["STAGE", "docs_key", "mark_bad_doses", "require_publishable", "rules_version", "sentence", "validate_day"]

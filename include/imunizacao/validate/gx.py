@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -14,7 +14,10 @@ from imunizacao.sql import Engine
 from imunizacao.validate.suites import Suites
 
 if TYPE_CHECKING:
-    from imunizacao.validate.gx_run import GxOutcome
+    from imunizacao.sql.compile import RowRule
+    from imunizacao.validate.gx_run import GxOutcome, Verdict
+
+    AfterRows = Callable[[list[RowRule], Mapping[str, Verdict]], None]
 
 
 def load_library() -> ModuleType:
@@ -29,8 +32,17 @@ def load_library() -> ModuleType:
 
 
 def run_suites(
-    duck: Engine, suites: Suites, *, parameters: Mapping[str, str | int], day: ReferenceDay, site: Path
+    duck: Engine,
+    suites: Suites,
+    *,
+    parameters: Mapping[str, str | int],
+    day: ReferenceDay,
+    site: Path,
+    history: str = "",
+    after_rows: AfterRows | None = None,
 ) -> GxOutcome:
     """`gx_run.run_suites`, imported now."""
-    outcome: GxOutcome = load_library().run_suites(duck, suites, parameters=parameters, day=day, site=site)
+    outcome: GxOutcome = load_library().run_suites(
+        duck, suites, parameters=parameters, day=day, site=site, history=history, after_rows=after_rows
+    )
     return outcome

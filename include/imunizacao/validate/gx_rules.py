@@ -26,14 +26,14 @@ _MAP: Final = (ColumnMapExpectation, ColumnPairMapExpectation, MulticolumnMapExp
 _UNIQUE: Final = frozenset({"expect_column_values_to_be_unique", "expect_compound_columns_to_be_unique"})
 
 
-def compile_row_rules(suite: Any, batch: Any, engine: Any) -> list[RowRule]:
-    """Every row rule of a loaded suite that can be turned into SQL, in its order.
+def compile_row_rules(suite: Any, batch: Any, engine: Any, *, scope: str = "row") -> list[RowRule]:
+    """Every rule of `scope` of a loaded suite that can be turned into SQL, in its order.
 
     One that cannot (a value of the wrong type) is left out: the library could not evaluate it either, which holds the day;
     and if it did, the parity of counts fails. A rule without a row-level form is a `ContractViolation`.
     """
     engine.batch_manager.load_batch_list([batch])
-    wanted = [(one, _condition_metric(one, engine)) for one in suite.expectations if one.meta["scope"] == "row"]
+    wanted = [(one, _condition_metric(one, engine)) for one in suite.expectations if one.meta["scope"] == scope]
     resolved, _ = MetricsCalculator(engine, show_progress_bars=False).compute_metrics([metric for _, metric in wanted])
     return [_row_rule(one, resolved[metric.id], engine) for one, metric in wanted if metric.id in resolved]
 

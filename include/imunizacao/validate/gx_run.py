@@ -10,7 +10,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +28,7 @@ from imunizacao.reference_day import ReferenceDay
 from imunizacao.sql import Engine
 from imunizacao.sql.compile import RowRule
 from imunizacao.validate import gx_expectations
+from imunizacao.validate.gx_kwargs import configuration_read_once
 from imunizacao.validate.gx_rules import compile_row_rules
 from imunizacao.validate.gx_source import add_duckdb
 from imunizacao.validate.suites import Suite, Suites
@@ -51,6 +52,7 @@ _EXCEPTION: Final = re.compile(r"\b([A-Za-z]+(?:Exception|Error))\b")
 _OWN_EXPECTATIONS: Final = (
     gx_expectations.ExpectColumnValuesToBeFilledAndMatchRegex,
     gx_expectations.ExpectColumnValuesToBeFilledAndInSet,
+    gx_expectations.ExpectColumnPairValuesAToStartWithB,
 )
 """Named here so that their registration cannot be lost with an import that looks unused."""
 
@@ -65,30 +67,45 @@ class Verdict:
     failed: int
     exception: str
     """Class name of what was raised; empty when the rule was evaluated."""
+    observed: float | None = None
+    """What a rule on a whole column or table found."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GxOutcome:
-    """A run over both suites."""
+    """A run over all suites."""
 
     verdicts: dict[str, Verdict]
     row_rules: list[RowRule]
     """All row rules as SQL, flags included."""
+    uf_rules: list[RowRule]
+    """The rules per UF as SQL: which UFs break them."""
     results: dict[str, Any]
     """Suite → the library's result, scrubbed, ready for JSON."""
 
 
 def run_suites(
-    duck: Engine, suites: Suites, *, parameters: Mapping[str, str | int], day: ReferenceDay, site: Path
+    duck: Engine,
+    suites: Suites,
+    *,
+    parameters: Mapping[str, str | int],
+    day: ReferenceDay,
+    site: Path,
+    history: str = "",
+    after_rows: Callable[[list[RowRule], Mapping[str, Verdict]], None] | None = None,
 ) -> GxOutcome:
-    """Judge the tables of both suites in `duck`, compile the row rules, and build the Data Docs of the day in `site`.
+    """Judge the tables of all suites in `duck`, compile the row rules, and build the Data Docs of the day in `site`.
 
-    Nothing is decided here. Raises `ContractViolation` when a suite cannot be loaded or compiled, `StorageUnavailable` when
+    `after_rows` is called between the suites, with the compiled row rules and their verdicts: it makes the table that the day
+    rules judge, which counts what the row rules take out. `history` says in the pages how much there was to compare the day
+    with. Nothing is decided here. Raises `ContractViolation` when a suite cannot be loaded or compiled, `StorageUnavailable` when
     the machine ran out of memory or disk while a rule was evaluated.
     """
     try:
-        with _quiet():
-            return _run_suites(duck, suites, parameters=parameters, day=day, site=site)
+        with _quiet(), configuration_read_once():
+            return _run_suites(
+                duck, suites, parameters=parameters, day=day, site=site, history=history, after_rows=after_rows
+            )
     except (GreatExpectationsError, sa.exc.SQLAlchemyError) as error:
         # Their texts can quote values: only the kind may leave.
         raise ContractViolation(
@@ -98,7 +115,14 @@ def run_suites(
 
 
 def _run_suites(
-    duck: Engine, suites: Suites, *, parameters: Mapping[str, str | int], day: ReferenceDay, site: Path
+    duck: Engine,
+    suites: Suites,
+    *,
+    parameters: Mapping[str, str | int],
+    day: ReferenceDay,
+    site: Path,
+    history: str,
+    after_rows: Callable[[list[RowRule], Mapping[str, Verdict]], None] | None,
 ) -> GxOutcome:
     context = _open_context(site)
     source = add_duckdb(context, duck, name=_SOURCE)
@@ -108,12 +132,15 @@ def _run_suites(
     verdicts: dict[str, Verdict] = {}
     results: dict[str, Any] = {}
     row_rules: list[RowRule] = []
-    for suite in (suites.row, suites.day):
+    uf_rules: list[RowRule] = []
+    for suite in suites.all:
         asset = source.add_table_asset(name=suite.table, table_name=suite.table)
         batch = asset.add_batch_definition_whole_table("day")
-        loaded = context.suites.add(load_into_gx(suite, parameters))
+        loaded = context.suites.add(load_into_gx(suite, parameters, history=history))
         if suite is suites.row:
             row_rules = compile_row_rules(loaded, batch.get_batch(), source.get_execution_engine())
+        if suite is suites.uf:
+            uf_rules = compile_row_rules(loaded, batch.get_batch(), source.get_execution_engine(), scope="day")
         definition = context.validation_definitions.add(
             gx.ValidationDefinition(name=suite.name, data=batch, suite=loaded)
         )
@@ -122,14 +149,34 @@ def _run_suites(
         _replace_stored_result(context, suite.name, result)
         results[suite.name] = result.to_json_dict()
         source.get_execution_engine().end_transaction()
+        if suite is suites.row and after_rows is not None:
+            after_rows(row_rules, verdicts)
     context.build_data_docs(site_names=[_SITE])
     source.get_execution_engine().close()
-    return GxOutcome(verdicts=verdicts, row_rules=row_rules, results=results)
+    return GxOutcome(verdicts=verdicts, row_rules=row_rules, uf_rules=uf_rules, results=results)
 
 
-def load_into_gx(suite: Suite, parameters: Mapping[str, str | int]) -> Any:
+def judge_suite(
+    duck: Engine, suite: Suite, *, parameters: Mapping[str, str | int], day: ReferenceDay
+) -> dict[str, Verdict]:
+    """Judge one suite without a page: what a rule says of a table that was made for it."""
+    with _quiet():
+        context = gx.get_context(mode="ephemeral")
+        context.variables.progress_bars = ProgressBarsConfig(globally=False)
+        source = add_duckdb(context, duck, name=_SOURCE)
+        batch = source.add_table_asset(name=suite.table, table_name=suite.table).add_batch_definition_whole_table("day")
+        loaded = context.suites.add(load_into_gx(suite, parameters))
+        definition = context.validation_definitions.add(
+            gx.ValidationDefinition(name=suite.name, data=batch, suite=loaded)
+        )
+        verdicts = _verdicts(suite, definition.run(result_format=_RESULT_FORMAT))
+        source.get_execution_engine().close()
+    return verdicts
+
+
+def load_into_gx(suite: Suite, parameters: Mapping[str, str | int], *, history: str = "") -> Any:
     """The suite as the library's object. It logs and *drops* what it does not understand, so the rules are counted."""
-    document = suite.with_parameters(parameters)
+    document = suite.with_parameters(parameters, history=history)
     try:
         loaded = gx.ExpectationSuite(**document)
     except (GreatExpectationsError, ValueError, TypeError) as error:
@@ -167,10 +214,11 @@ def _verdicts(suite: Suite, result: Any) -> dict[str, Verdict]:
 def _verdict(one: Any, exception: str) -> Verdict:
     numbers = one.result
     elements = int(numbers.get("element_count") or 0)
-    if not exception and "unexpected_count" in numbers:
-        checked, failed = elements - int(numbers.get("missing_count") or 0), int(numbers["unexpected_count"] or 0)
+    if not exception and "element_count" in numbers:
+        # Of an empty table the library gives no other number.
+        checked, failed = elements - int(numbers.get("missing_count") or 0), int(numbers.get("unexpected_count") or 0)
     else:
-        # A rule on a whole table judges one thing.
+        # A rule on a whole column or table judges one thing.
         checked, failed = (0, 0) if exception else (1, 0 if one.success else 1)
     return Verdict(
         success=bool(one.success) and not exception,
@@ -178,6 +226,7 @@ def _verdict(one: Any, exception: str) -> Verdict:
         checked=checked,
         failed=failed,
         exception=exception,
+        observed=None if exception or "observed_value" not in numbers else float(numbers["observed_value"]),
     )
 
 

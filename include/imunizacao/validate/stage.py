@@ -9,35 +9,42 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from imunizacao import paths
+from imunizacao.docs_index import DOCS, docs_key
 from imunizacao.errors import ContractViolation, DayHeld
 from imunizacao.events import Progress, log_event, no_progress
+from imunizacao.findings import short_list
 from imunizacao.models import FlattenReceipt, RuleResult, RunContext, ValidateReceipt, fingerprint
 from imunizacao.reference_day import ReferenceDay
 from imunizacao.settings import EngineSettings
 from imunizacao.sql import Engine, open_engine
-from imunizacao.sql.compile import RowRule, bad_rows_table, counts_select, view_on_parquet
+from imunizacao.sql.compile import RowRule, bad_rows_table, counts_select, reasons_select, view_on_parquet
 from imunizacao.storage import ObjectStore, file_ref, put_receipt, read_receipt
 from imunizacao.validate.assets import content_type, put_static
 from imunizacao.validate.gx import run_suites
+from imunizacao.validate.history import (
+    NO_HISTORY,
+    History,
+    Profile,
+    load_history,
+    profile_of,
+    put_profile,
+    read_history,
+)
 from imunizacao.validate.pages import localise_site
-from imunizacao.validate.suites import ROW_SUITE, TABLES, Rule, Suites, load_suites
+from imunizacao.validate.suites import ROW_SUITE, TABLES, UF_SUITE, Rule, Suite, Suites, load_suites
+
+if TYPE_CHECKING:
+    from imunizacao.validate.gx_run import Verdict
 
 STAGE: Final = "validate"
-DOCS: Final = "v1/docs/"
-"""Prefix of the Data Docs in the work bucket: one folder per day, one for scripts and styles."""
 
 _KEY: Final = ("nu_parte", "nu_linha", "nu_dose")
 _CARRY: Final = ("co_documento", "co_cnes_estabelecimento", "in_co_uf_estabelecimento")
 _BAD_ROWS: Final = "dose_reprovada"
 _RUNBOOK: Final = "docs/runbook/day-held.md"
-
-
-def docs_key(day: str) -> str:
-    """Key of the report of a day (`YYYY-MM-DD`) in the work bucket; a new run of the day overwrites it."""
-    return f"{DOCS}day={day}/index.html"
 
 
 def validate_day(
@@ -52,12 +59,14 @@ def validate_day(
     """Judge the doses of a day and write quarantine, bad keys, results, Data Docs and, last, the receipt.
 
     The receipt says whether the day may be published (`publish`); `require_publishable` turns a no into an error. It is no
-    when a critical rule failed or when any rule could not be evaluated. Raises `ContractViolation` when a suite is unsound,
-    when the physical key is not unique, or when a rule quarantined another number of rows than Great Expectations counted.
-    A valid receipt of the same inputs (tables, account, rules, code) is returned as it is.
+    when a critical rule failed or when any rule could not be evaluated; with `asks`, a person decides. Raises
+    `ContractViolation` when a suite is unsound, when the physical key is not unique, or when a rule quarantined another number of rows than Great Expectations counted.
+    A valid receipt of the same inputs (tables, account, rules, code, counts of earlier days) is returned as it is. A day that may
+    be published leaves its own counts for the weeks after it.
     """
     suites = load_suites(expectations)
     account = _account(flatten)
+    history = read_history(work, context.day)
     mark = fingerprint(
         STAGE,
         context.code_version,
@@ -66,6 +75,7 @@ def validate_day(
             "quarantine": flatten.quarantine.sha256,
             "account": repr(sorted(account.items())),
             "suites": suites.sha256,
+            "history": history.sha256,
         },
     )
     done = read_receipt(work, context.prefix(STAGE), ValidateReceipt, mark)
@@ -87,6 +97,7 @@ def validate_day(
                 structural=structural,
                 account=account,
                 folder=folder,
+                history=history,
                 progress=progress,
             )
         result = folder / "result.json"
@@ -114,7 +125,10 @@ def validate_day(
             held_because=outcome.held_because,
             warnings=outcome.warnings,
             docs_key=docs_key(str(context.day)),
+            asks=outcome.asks,
         )
+        if receipt.publish:
+            put_profile(work, outcome.profile)
         put_receipt(work, prefix, receipt)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -126,6 +140,7 @@ def validate_day(
         quarantined=receipt.quarantined,
         publish=receipt.publish,
         held_because=",".join(receipt.held_because) or None,
+        asks=",".join(receipt.asks) or None,
         seconds=receipt.seconds,
     )
     return receipt
@@ -135,12 +150,13 @@ def require_publishable(receipt: ValidateReceipt) -> None:
     """Raise `DayHeld`, with one sentence per rule that holds the day, unless the day may be published."""
     if receipt.publish:
         return
-    held = set(receipt.held_because)
-    sentences = [_sentence(rule) for rule in receipt.rules if rule.rule in held]
+    held = receipt.failed(receipt.held_because)
+    sentences = [sentence(rule) for rule in held]
     raise DayHeld(
         f"{receipt.day} is held by {len(sentences)} rule(s). Nothing was published; what readers see stays as it was.\n"
         + "\n".join(sentences)
-        + f"\nReport: {receipt.docs_key} in the work bucket. What to do: {_RUNBOOK}."
+        + f"\nReport: {receipt.docs_key} in the work bucket. What to do: {_RUNBOOK}.",
+        note=f"{receipt.day} retido, nada mudou para quem lê: {short_list(held)}. O que fazer: {_RUNBOOK}",
     )
 
 
@@ -156,12 +172,15 @@ class ValidateOutcome:
     by_uf: dict[str, dict[str, int]]
     held_because: list[str]
     warnings: list[str]
+    asks: list[str]
     quarantine: Path
     bad_keys: Path
     site: Path
     pages: list[Path]
     """Data Docs below `site`, the index last."""
     results: dict[str, Any]
+    profile: Profile
+    """Counts of the day, for the weeks after it."""
 
 
 def run_validate(
@@ -173,23 +192,32 @@ def run_validate(
     structural: Path,
     account: Mapping[str, int],
     folder: Path,
+    history: History = NO_HISTORY,
     progress: Progress = no_progress,
 ) -> ValidateOutcome:
     """Judge local Parquet files and write `quarantine.parquet`, `bad_keys.parquet` and `site/` into `folder`.
 
-    `account` holds the counts of flatten under the parameter names of `sql/validate/10_resumo_dia.sql`.
+    `account` holds the counts of flatten under the parameter names of `sql/validate/10_resumo_dia.sql`, `history` what the
+    day is compared with.
     """
     progress("validate", 0, 4)
-    duck.execute("validate/view", view_on_parquet(TABLES[ROW_SUITE], [str(dose)]))
-    duck.run("validate/10_resumo_dia", quarantine=str(structural), **account)
+    make_tables(duck, dose=dose, history=history)
     without_key, repeated = duck.row("validate/20_key_check", quarantine=str(structural))
     if without_key or repeated:
         raise ContractViolation(
             f"{without_key} rows of {day} have no physical key and {repeated} keys are used more than once. Nothing was "
             "published. This is a defect of flatten; see docs/runbook/account-gap.md."
         )
-    _require_columns(duck, suites)
+    _require_columns(duck, suites.row)
+    _require_columns(duck, suites.uf)
     progress("validate", 1, 4)
+    own: dict[str, int] = {}
+
+    def take_rows_out(compiled: Sequence[RowRule], verdicts: Mapping[str, Verdict]) -> None:
+        evaluated = [rule for rule in compiled if verdicts[rule.rule].evaluated]
+        own.update(_take_rows_out(duck, evaluated, suites.row.rules, structural=structural, account=account))
+        _require_columns(duck, suites.day)
+        progress("validate", 2, 4)
 
     site = folder / "site"
     outcome = run_suites(
@@ -198,9 +226,14 @@ def run_validate(
         parameters={"reference_day": str(day), "candidates": account["candidates"]},
         day=day,
         site=site,
+        history=history.text,
+        after_rows=take_rows_out,
     )
-    pages = localise_site(site, suites=2)
-    progress("validate", 2, 4)
+    pages = localise_site(site, suites=len(suites.all))
+    uf_rules = [rule for rule in outcome.uf_rules if outcome.verdicts[rule.rule].evaluated]
+    places = _bad_ufs(duck, uf_rules)
+    own |= {rule.rule: len(places.get(rule.rule, [])) for rule in uf_rules}
+    compared = _compared(duck)
     results = [
         RuleResult(
             rule=rule.rule,
@@ -211,12 +244,12 @@ def run_validate(
             evaluated=outcome.verdicts[rule.rule].evaluated,
             checked=outcome.verdicts[rule.rule].checked,
             failed=outcome.verdicts[rule.rule].failed,
-            note=rule.text,
+            note=rule.text_with(history.text) + _places(places.get(rule.rule, [])),
+            observed=_observed(rule, outcome.verdicts[rule.rule], compared),
+            compares_history=rule.compares_history,
         )
         for rule in suites.rules
     ]
-    evaluated = [rule for rule in outcome.row_rules if outcome.verdicts[rule.rule].evaluated]
-    own = _quarantine_rows(duck, evaluated, suites.row.rules)
     _require_parity(results, own)
     progress("validate", 3, 4)
     quarantine, bad_keys = folder / "quarantine.parquet", folder / "bad_keys.parquet"
@@ -242,19 +275,32 @@ def run_validate(
         quarantined=int(total),
         by_reason=dict(sorted(by_reason.items())),
         by_uf=by_uf,
-        held_because=[rule.rule for rule in results if holds(rule)],
-        warnings=[rule.rule for rule in results if not rule.success and not holds(rule) and rule.severity == "warning"],
+        held_because=[rule.rule for rule in results if rule.holds],
+        warnings=[rule.rule for rule in results if not rule.success and not rule.holds and rule.severity == "warning"],
+        asks=[rule.rule for rule in results if rule.asks],
         quarantine=quarantine,
         bad_keys=bad_keys,
         site=site,
         pages=pages,
         results=outcome.results,
+        profile=profile_of(duck, day, account["candidates"]),
     )
 
 
-def holds(rule: RuleResult) -> bool:
-    """Whether a rule closes the gate: critical and failed, or not evaluated at all, whatever its severity."""
-    return not rule.evaluated or (rule.severity == "critical" and not rule.success)
+def make_tables(duck: Engine, *, dose: Path, history: History = NO_HISTORY) -> None:
+    """Make what the suites on rows and UFs judge: the view on the doses, and the summary of the UFs."""
+    duck.execute("validate/view", view_on_parquet(TABLES[ROW_SUITE], [str(dose)]))
+    load_history(duck, history.profiles)
+    duck.run("validate/04_contagem")
+    duck.run("validate/11_resumo_uf")
+
+
+def make_summary(duck: Engine, *, compiled: Sequence[RowRule], structural: Path, account: Mapping[str, int]) -> None:
+    """Take out the rows that break a rule of `compiled`, and make the summary of the day, which counts them."""
+    duck.execute(
+        "validate/bad rows", bad_rows_table(_BAD_ROWS, compiled, relation=TABLES[ROW_SUITE], key=_KEY, carry=_CARRY)
+    )
+    duck.run("validate/10_resumo_dia", quarantine=str(structural), **account)
 
 
 def _account(flatten: FlattenReceipt) -> dict[str, int]:
@@ -270,34 +316,63 @@ def _account(flatten: FlattenReceipt) -> dict[str, int]:
     }
 
 
-def _require_columns(duck: Engine, suites: Suites) -> None:
+def _require_columns(duck: Engine, suite: Suite) -> None:
     """A rule on a column that does not exist would take all the other rules of its query with it; name it instead."""
-    for suite in (suites.row, suites.day):
-        there = {str(name) for (name,) in duck.rows("validate/80_columns", name=suite.table)}
-        for rule in suite.rules:
-            absent = sorted(_columns(rule) - there)
-            if absent:
-                raise ContractViolation(
-                    f"Rule {rule.rule} needs column(s) {', '.join(absent)}, which {suite.table} does not have. "
-                    f"Mend expectations/{suite.name}.json, or the SQL that makes the table."
-                )
+    there = {str(name) for (name,) in duck.rows("validate/80_columns", name=suite.table)}
+    for rule in suite.rules:
+        absent = sorted(rule.columns - there)
+        if absent:
+            raise ContractViolation(
+                f"Rule {rule.rule} needs column(s) {', '.join(absent)}, which {suite.table} does not have. "
+                f"Mend expectations/{suite.name}.json, or the SQL that makes the table."
+            )
 
 
-def _columns(rule: Rule) -> set[str]:
-    """Columns that a rule names in the usual arguments; others show up when the rule is evaluated."""
-    found = {str(rule.kwargs[key]) for key in ("column", "column_A", "column_B") if key in rule.kwargs}
-    return found | {str(name) for name in rule.kwargs.get("column_list", [])}
+def _bad_ufs(duck: Engine, compiled: Sequence[RowRule]) -> dict[str, list[str]]:
+    """Rule per UF → the UFs that break it. (A UF is a public name: it may stand in a note.)"""
+    found: dict[str, list[str]] = {}
+    if compiled:
+        select = reasons_select(compiled, relation=TABLES[UF_SUITE], key=("sg_uf",), carry=())
+        for uf, _, rules in sorted(duck.execute("validate/ufs", select).fetchall()):
+            for rule in rules:
+                found.setdefault(rule, []).append(str(uf))
+    return found
 
 
-def _quarantine_rows(duck: Engine, compiled: Sequence[RowRule], rules: Sequence[Rule]) -> dict[str, int]:
-    """Make the table of bad rows, and count per rule: taken-out rows for quarantine rules, broken rows for flags."""
+def _compared(duck: Engine) -> dict[str, float | None]:
+    """What the day rules compare with earlier days: column → value."""
+    return {str(name): value for name, value in duck.rows("validate/81_compared")}
+
+
+def _observed(rule: Rule, verdict: Verdict, compared: Mapping[str, float | None]) -> float | None:
+    """What a day rule found: the value of the summary, or the percentage of the column that is filled."""
+    if rule.scope == "row" or not verdict.evaluated:
+        return None
+    if rule.suite == ROW_SUITE and "mostly" in rule.kwargs and verdict.checked:
+        return 100 * (verdict.checked - verdict.failed) / verdict.checked
+    return compared.get(str(rule.kwargs.get("column")), verdict.observed)
+
+
+def _places(ufs: Sequence[str]) -> str:
+    return f": {', '.join(ufs)}" if ufs else ""
+
+
+def _take_rows_out(
+    duck: Engine,
+    compiled: Sequence[RowRule],
+    rules: Sequence[Rule],
+    *,
+    structural: Path,
+    account: Mapping[str, int],
+) -> dict[str, int]:
+    """Make the table of bad rows and the summary of the day, and count per rule: taken-out rows for quarantine rules, broken rows for flags."""
     taking = {rule.rule for rule in rules if rule.on_fail == "quarantine"}
     order = [rule.rule for rule in rules]
     in_order = sorted(compiled, key=lambda rule: order.index(rule.rule))
     quarantine = [rule for rule in in_order if rule.rule in taking]
     flags = [rule for rule in in_order if rule.rule not in taking]
     relation = TABLES[ROW_SUITE]
-    duck.execute("validate/bad rows", bad_rows_table(_BAD_ROWS, quarantine, relation=relation, key=_KEY, carry=_CARRY))
+    make_summary(duck, compiled=quarantine, structural=structural, account=account)
     own = {rule.rule: 0 for rule in quarantine}
     own |= {str(rule): int(count) for rule, count in duck.rows("validate/50_rule_counts")}
     if flags:
@@ -309,7 +384,8 @@ def _quarantine_rows(duck: Engine, compiled: Sequence[RowRule], rules: Sequence[
 def _require_parity(results: Sequence[RuleResult], own: Mapping[str, int]) -> None:
     """What was taken out is what was counted, rule by rule."""
     for rule in results:
-        if rule.scope == "row" and rule.evaluated and own.get(rule.rule) != rule.failed:
+        row_by_row = rule.scope == "row" or rule.rule in own
+        if row_by_row and rule.evaluated and own.get(rule.rule) != rule.failed:
             raise ContractViolation(
                 f"Rule {rule.rule}: {own.get(rule.rule)} rows were found by the compiled rule, Great Expectations counted "
                 f"{rule.failed}. Nothing was published. A version of great_expectations, duckdb or SQLAlchemy changed; "
@@ -317,13 +393,16 @@ def _require_parity(results: Sequence[RuleResult], own: Mapping[str, int]) -> No
             )
 
 
-def _sentence(rule: RuleResult) -> str:
+def sentence(rule: RuleResult) -> str:
+    """What a failed rule found, for the one who has to act."""
     if not rule.evaluated:
         return f"{rule.rule} could not be evaluated, so the day is not trusted: {rule.note}."
-    if rule.scope == "day":
-        return f"{rule.rule} failed: {rule.note}."
+    if rule.scope == "day" and rule.checked <= 1:
+        found = "" if rule.observed is None else f" at {round(rule.observed, 4):.12g}"
+        return f"{rule.rule} failed{found}: {rule.note}."
     share = 100 * rule.failed / rule.checked if rule.checked else 0.0
-    return f"{rule.rule} failed on {rule.failed} of {rule.checked} doses checked ({share:.2f} %): {rule.note}."
+    what = "doses" if rule.scope == "row" else "values"
+    return f"{rule.rule} failed on {rule.failed} of {rule.checked} {what} checked ({share:.2f} %): {rule.note}."
 
 
 def _put_docs(work: ObjectStore, day: str, site: Path, pages: Sequence[Path]) -> None:

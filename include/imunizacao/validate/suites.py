@@ -7,6 +7,7 @@ silence (a rule without tolerance, a regular expression that matches anywhere, a
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,8 @@ from imunizacao.errors import ContractViolation
 
 ROW_SUITE: Final = "dose"
 DAY_SUITE: Final = "dia"
-TABLES: Final = {ROW_SUITE: "imunizacao_dose", DAY_SUITE: "resumo_dia"}
+UF_SUITE: Final = "uf"
+TABLES: Final = {ROW_SUITE: "imunizacao_dose", DAY_SUITE: "resumo_dia", UF_SUITE: "resumo_uf"}
 """Suite → the table that it judges."""
 PARAMETERS: Final = {"reference_day": "dia de referência", "candidates": "doses contadas na preparação"}
 """Names that `{"$PARAMETER": name}` may use, and what people read for them."""
@@ -26,7 +28,11 @@ PARAMETERS: Final = {"reference_day": "dia de referência", "candidates": "doses
 _SEVERITIES: Final = ("critical", "warning", "info")
 _SUITE_KEYS: Final = frozenset({"name", "notes", "meta", "expectations"})
 _RULE_KEYS: Final = frozenset({"type", "kwargs", "severity", "meta"})
-_META_KEYS: Final = frozenset({"rule", "scope", "on_fail", "reason", "note", "source"})
+_TEXT_KEYS: Final = frozenset({"rule", "scope", "on_fail", "reason", "note", "source", "rationale"})
+_EXAMPLE_KEYS: Final = ("pass", "fail")
+_META_KEYS: Final = _TEXT_KEYS | set(_EXAMPLE_KEYS)
+_HISTORY: Final = ("qt_historico_", "pc_historico")
+"""How the columns begin that compare the day with earlier ones; they are null where there is nothing to compare with."""
 _RULE_ID: Final = re.compile(r"IMU-[0-9]{3}")
 _REASON: Final = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
 
@@ -44,11 +50,29 @@ class Rule:
     scope: str
     """`row` or `day`."""
     on_fail: str
-    """`quarantine` or `flag` (row rules), `gate` (day rules)."""
+    """`quarantine` or `flag` (row rules); `gate` or `ask` (day rules): the pipeline decides, or a person."""
     reason: str
     """Reason code of a row that breaks the rule; empty for day rules."""
     note: str
     source: str
+    rationale: str
+    """Why the rule is there, in Portuguese."""
+    passes: tuple[dict[str, Any], ...]
+    """Examples that keep the rule: what differs from a good row (or summary); run by the tests."""
+    fails: tuple[dict[str, Any], ...]
+    """Examples that break it."""
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Columns that the rule reads, by its arguments or its row condition."""
+        named = {str(self.kwargs[key]) for key in ("column", "column_A", "column_B") if key in self.kwargs}
+        listed = {str(name) for name in self.kwargs.get("column_list", [])}
+        return frozenset(named | listed | set(_condition_columns(self.kwargs.get("row_condition"))))
+
+    @property
+    def compares_history(self) -> bool:
+        """Whether the rule compares the day with earlier ones: without them it judges nothing."""
+        return any(column.startswith(_HISTORY) for column in self.columns)
 
     @property
     def mostly(self) -> float:
@@ -60,6 +84,8 @@ class Rule:
         """How much the day bears, in Portuguese: for reports and messages."""
         if self.scope == "row":
             return f"tolerância do dia: {_percent(1 - self.mostly)} das linhas avaliadas"
+        if self.suite == ROW_SUITE and "mostly" in self.kwargs:
+            return f"mínimo: {_percent(self.mostly)} das linhas avaliadas"
         exact = self.kwargs.get("value")
         least, most = self.kwargs.get("min_value", exact), self.kwargs.get("max_value", exact)
         if least is not None and least == most:
@@ -77,6 +103,10 @@ class Rule:
         """Note and tolerance in one sentence."""
         return f"{self.note} ({self.tolerance})"
 
+    def text_with(self, history: str) -> str:
+        """The same, and for a rule that compares with earlier days how much of them there was."""
+        return f"{self.note} ({self.tolerance}; {history})" if self.compares_history and history else self.text
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suite:
@@ -88,20 +118,21 @@ class Suite:
     rules: tuple[Rule, ...]
     sha256: str
 
-    def with_parameters(self, values: Mapping[str, str | int]) -> dict[str, Any]:
+    def with_parameters(self, values: Mapping[str, str | int], *, history: str = "") -> dict[str, Any]:
         """The suite as Great Expectations reads it: parameters filled, descriptions for people added.
 
         Filled here and not by the library, so that the counts and the compiled quarantine see the same literals.
         """
         return {
             "name": self.name,
-            "notes": self.notes,
+            "notes": html.escape(self.notes, quote=False),
             "expectations": [
                 {
                     "type": rule.type,
                     "kwargs": _fill(rule.kwargs, values),
                     "severity": rule.severity,
-                    "description": f"{rule.rule} [{rule.severity}] {rule.text}",
+                    # Great Expectations writes it into its pages as it is.
+                    "description": html.escape(f"{rule.rule} [{rule.severity}] {rule.text_with(history)}", quote=False),
                     "meta": {"rule": rule.rule, "scope": rule.scope, "on_fail": rule.on_fail, "reason": rule.reason},
                 }
                 for rule in self.rules
@@ -115,21 +146,31 @@ class Suites:
 
     row: Suite
     day: Suite
+    uf: Suite
+
+    @property
+    def all(self) -> tuple[Suite, ...]:
+        """The suites in the order in which they are judged."""
+        return (self.row, self.day, self.uf)
 
     @property
     def rules(self) -> tuple[Rule, ...]:
         """Row rules first, each suite in the order of its file."""
-        return self.row.rules + self.day.rules
+        return tuple(rule for suite in self.all for rule in suite.rules)
 
     @property
     def sha256(self) -> str:
-        """Identity of the rules: the bytes of both files."""
-        return hashlib.sha256(f"{self.row.sha256}\n{self.day.sha256}\n".encode()).hexdigest()
+        """Identity of the rules: the bytes of all files."""
+        return hashlib.sha256("".join(f"{suite.sha256}\n" for suite in self.all).encode()).hexdigest()
 
 
 def load_suites(folder: Path) -> Suites:
-    """Read and check `dose.json` and `dia.json`; rule ids and reasons are unique over both. Raises `ContractViolation`."""
-    suites = Suites(row=load_suite(folder / f"{ROW_SUITE}.json"), day=load_suite(folder / f"{DAY_SUITE}.json"))
+    """Read and check every suite; rule ids and reasons are unique over all of them. Raises `ContractViolation`."""
+    suites = Suites(
+        row=load_suite(folder / f"{ROW_SUITE}.json"),
+        day=load_suite(folder / f"{DAY_SUITE}.json"),
+        uf=load_suite(folder / f"{UF_SUITE}.json"),
+    )
     _require_unique("rule id", [rule.rule for rule in suites.rules], folder)
     _require_unique("reason", [rule.reason for rule in suites.rules if rule.reason], folder)
     return suites
@@ -174,9 +215,15 @@ def _rule(entry: Any, suite: str, path: Path) -> Rule:
     meta, kwargs = entry["meta"], entry["kwargs"]
     if not isinstance(meta, dict) or not isinstance(kwargs, dict):
         raise ContractViolation(f"{where}: `meta` and `kwargs` must be JSON objects.")
-    _require_keys(meta, _META_KEYS, {"rule", "scope", "note", "source"}, f"{where}, meta")
-    if not all(isinstance(value, str) and value.strip() for value in meta.values()):
-        raise ContractViolation(f"{where}: every value of `meta` must be a text that is not empty.")
+    _require_keys(meta, _META_KEYS, {"rule", "scope", "note", "source", "rationale", *_EXAMPLE_KEYS}, f"{where}, meta")
+    if not all(isinstance(meta[key], str) and meta[key].strip() for key in _TEXT_KEYS & set(meta)):
+        raise ContractViolation(f"{where}: {', '.join(sorted(_TEXT_KEYS))} of `meta` must be texts that are not empty.")
+    for key in _EXAMPLE_KEYS:
+        examples = meta[key]
+        if not isinstance(examples, list) or not examples or not all(isinstance(one, dict) and one for one in examples):
+            raise ContractViolation(
+                f"{where}: `{key}` of `meta` must list at least one example, each an object of columns and values."
+            )
     if not _RULE_ID.fullmatch(meta["rule"]):
         raise ContractViolation(f"{where}: the rule id must be IMU- and three digits.")
     if entry["severity"] not in _SEVERITIES:
@@ -194,7 +241,14 @@ def _rule(entry: Any, suite: str, path: Path) -> Rule:
         reason=meta.get("reason", ""),
         note=meta["note"],
         source=meta["source"],
+        rationale=meta["rationale"],
+        passes=tuple(meta["pass"]),
+        fails=tuple(meta["fail"]),
     )
+    if rule.on_fail == "ask" and rule.severity != "critical":
+        raise ContractViolation(
+            f"{where}: a rule that asks a person stops the day until then; its severity is critical."
+        )
     mostly = kwargs.get("mostly", 1)
     if isinstance(mostly, bool) or not isinstance(mostly, int | float) or not 0 < mostly <= 1:
         raise ContractViolation(f"{where}: `mostly` must be a number above 0 and up to 1.")
@@ -205,7 +259,7 @@ def _rule(entry: Any, suite: str, path: Path) -> Rule:
     return rule
 
 
-def _check_scope(meta: Mapping[str, str], suite: str, where: str) -> None:
+def _check_scope(meta: Mapping[str, Any], suite: str, where: str) -> None:
     if meta["scope"] == "row":
         if suite != ROW_SUITE:
             raise ContractViolation(f"{where}: only the suite {ROW_SUITE} has rows to quarantine; use scope `day`.")
@@ -214,9 +268,9 @@ def _check_scope(meta: Mapping[str, str], suite: str, where: str) -> None:
         if not _REASON.fullmatch(meta.get("reason", "")):
             raise ContractViolation(f"{where}: a row rule needs a `reason` such as DATE_FUTURE.")
     elif meta["scope"] == "day":
-        if "on_fail" in meta or "reason" in meta:
+        if meta.get("on_fail", "ask") != "ask" or "reason" in meta:
             raise ContractViolation(
-                f"{where}: a day rule opens or closes the gate; it has no `on_fail` and no `reason`."
+                f"{where}: a day rule opens or closes the gate; it has no `reason`, and `on_fail` only as `ask`: a person decides."
             )
     else:
         raise ContractViolation(f"{where}: scope {meta['scope']!r} is neither row nor day.")
@@ -292,6 +346,15 @@ def _parameters(node: Any) -> Iterator[str]:
     elif isinstance(node, list):
         for value in node:
             yield from _parameters(value)
+
+
+def _condition_columns(node: Any) -> Iterator[str]:
+    """Names of the columns in a row condition."""
+    if isinstance(node, dict):
+        if isinstance(node.get("column"), dict):
+            yield str(node["column"].get("name", ""))
+        for part in node.get("conditions", []):
+            yield from _condition_columns(part)
 
 
 def _no_repeated_key(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

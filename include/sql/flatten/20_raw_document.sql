@@ -96,7 +96,9 @@ copy (
                 '$.resource.entry[3].resource.address[0].postalCode',
                 '$.resource.entry[3].resource.address[0].country',
                 '$.resource.entry[2].resource.extension',
-                '$.resource.entry[3].resource.extension'
+                '$.resource.entry[3].resource.extension',
+                '$.resource.entry[1].resource.reasonCode',
+                '$.resource.entry[1].resource.status'
             ])) as v
         from line
     ),
@@ -114,7 +116,8 @@ copy (
                 and coalesce(v[52], '') in ('', 'Condition', 'Patient', 'Organization')
                 and coalesce(v[53], '') in ('', 'Condition', 'Patient', 'Organization')
                 and coalesce(v[54], '') in ('', 'Condition', 'Organization')
-                and v[55] is null,
+                and v[55] is null
+                and v[68] is null,
                 false
             ) as in_forma
         from picked
@@ -169,6 +172,7 @@ copy (
         v[45] as pext0_code,
         v[46] as pext1_url,
         v[47] as pext1_code,
+        v[69] as tx_status,
         v[52] as tp_entrada_2,
         v[53] as tp_entrada_3,
         v[54] as tp_entrada_4,

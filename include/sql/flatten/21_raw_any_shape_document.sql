@@ -1,11 +1,15 @@
 -- Document level of the documents that are not in the canonical shape, found by resource type and not by position.
+-- A line without a resource that tells of a DELETE is no document: it says that one was deleted (Bulk Data `deleted`).
 -- reads:  $raw_document (Parquet files of 20_raw_document)
 -- writes: raw_any_shape_document
 -- grain:  landed line that is JSON and not `in_forma`
 -- params: $raw_document text[]
 create or replace temp table raw_any_shape_document as
 with landed as (
-    select (cast(nu_parte as bigint) << 32) + file_row_number as nu_documento, json
+    select
+        (cast(nu_parte as bigint) << 32) + file_row_number as nu_documento,
+        json,
+        json_extract_string(json, ['$.resource', '$.request.method', '$.response.lastModified']) as v
     from read_parquet($raw_document, file_row_number = true)
     where in_json and not in_forma
 ),
@@ -66,6 +70,8 @@ immunization as (
 
 select
     landed.nu_documento,
+    coalesce(landed.v[1] is null and landed.v[2] = 'DELETE', false) as in_excluido,
+    landed.v[3] as tx_excluido,
     coalesce(composition.qt_composition, 0) as qt_composition,
     coalesce(immunization.qt_doses, 0) as qt_doses,
     composition.v[1] as id_composition,

@@ -89,13 +89,15 @@ picked as (
             '$.site.coding[0].code',
             '$.route.coding[0].code',
             '$.protocolApplied[0].doseNumberString',
-            '$.protocolApplied[0].doseNumberPositiveInt'
+            '$.protocolApplied[0].doseNumberPositiveInt',
+            '$.status'
         ]) as v,
         json_extract(resource, [
             '$.vaccineCode.coding',
             '$.extension',
             '$.protocolApplied[0].extension'
-        ]) as l
+        ]) as l,
+        json_extract(resource, '$.reasonCode[*].coding[*]') as ds_razoes
     from ordered
 )
 
@@ -126,11 +128,21 @@ select
     v[13] as tx_local,
     v[14] as tx_via,
     coalesce(v[15], v[16]) as tx_dose,
+    v[17] as tx_status,
     json_extract_string(extensao(l[2], 'BRGrupoAtendimento'), '$.valueCodeableConcept.coding[0].code') as tx_grupo,
     coalesce(
         json_extract_string(extensao(l[2], 'BRCondicaoMaternal'), '$.valueCodeableConcept.coding[0].code'),
         json_extract_string(extensao(l[3], 'BRCondicaoMaternal'), '$.valueCodeableConcept.coding[0].code')
     ) as tx_condicao_maternal,
     json_extract_string(extensao(l[2], 'BRContatoHanseniase'), '$.valueBoolean') as tx_hanseniase,
-    json_extract_string(extensao(l[3], 'BREstrategiaVacinacao'), '$.valueCodeableConcept.coding[0].code') as tx_estrategia
+    -- BR-Core has no extension for the strategy: it is the reason of the vaccination there.
+    coalesce(
+        json_extract_string(extensao(l[3], 'BREstrategiaVacinacao'), '$.valueCodeableConcept.coding[0].code'),
+        json_extract_string(
+            list_filter(
+                ds_razoes, lambda c: ends_with(json_extract_string(c, '$.system'), '/BREstrategiaVacinacao')
+            )[1],
+            '$.code'
+        )
+    ) as tx_estrategia
 from picked

@@ -1,5 +1,8 @@
 -- Every landed line with its identity, its version and what it says of other documents. Narrow on purpose: the steps that decide
 -- about documents (duplicates, replacements, removals) move keys, never rows.
+-- A line that tells of a deleted document has the status `deleted`. Its instant is that of the deletion where the source states
+-- one before the end of the day, else the last microsecond of the day: a list of deletions goes on until it was made, and the day
+-- must not depend on when it was asked for. Of two lines with one instant the deletion is the later one.
 -- reads:  $raw_document, raw_any_shape_document
 -- writes: stg_document
 -- grain:  landed line (nu_documento = part in the upper 32 bits, line from 0 in the lower)
@@ -22,9 +25,19 @@ joined as (
         raw_document.tp_bundle,
         raw_document.tx_identifier_system,
         raw_document.tx_identifier_value,
-        raw_document.tx_last_updated,
-        instante(raw_document.tx_last_updated) as dt_instante,
-        coalesce(try_cast(raw_document.tx_version_id as bigint), 0) as nu_versao,
+        coalesce(any_shape.in_excluido, false) as in_excluido,
+        case
+            when instante(any_shape.tx_excluido) < cast($day_end as timestamptz) then instante(any_shape.tx_excluido)
+        end as dt_exclusao,
+        case
+            when any_shape.in_excluido
+                then coalesce(dt_exclusao, cast($day_end as timestamptz) - interval 1 microsecond)
+            else instante(raw_document.tx_last_updated)
+        end as dt_instante,
+        case
+            when any_shape.in_excluido then 9223372036854775807
+            else coalesce(try_cast(raw_document.tx_version_id as bigint), 0)
+        end as nu_versao,
         coalesce(
             case
                 when contains(raw_document.tx_full_url, '/')
@@ -40,7 +53,11 @@ joined as (
         ) as id_documento,
         case when raw_document.in_forma then 1 else coalesce(any_shape.qt_doses, 0) end as qt_doses,
         case when raw_document.in_forma then 1 else coalesce(any_shape.qt_composition, 0) end as qt_composition,
-        case when raw_document.in_forma then raw_document.st_composition else any_shape.st_composition end as st_composition,
+        case
+            when raw_document.in_forma then raw_document.st_composition
+            when any_shape.in_excluido then 'deleted'
+            else any_shape.st_composition
+        end as st_composition,
         case when raw_document.in_forma then raw_document.tp_relates_to else any_shape.tp_relates_to end as tp_relates_to,
         case when raw_document.in_forma then raw_document.tx_relates_to else any_shape.tx_relates_to end as tx_relates_to,
         case
@@ -55,6 +72,7 @@ select
     nu_hash,
     in_forma,
     dt_instante,
+    dt_exclusao,
     nu_versao,
     id_documento,
     -- A line without any id is its own document; two lines with the same bytes are still one.
@@ -71,19 +89,24 @@ select
     list_filter(
         [
             case when not in_json then 'JSON_INVALID' end,
-            case when in_json and not coalesce(tp_recurso = 'Bundle' and tp_bundle = 'document', false) then 'NOT_A_DOCUMENT' end,
+            case
+                when in_json and not in_excluido and not coalesce(tp_recurso = 'Bundle' and tp_bundle = 'document', false)
+                    then 'NOT_A_DOCUMENT'
+            end,
             case when in_json and id_documento is null then 'ID_MISSING' end,
+            -- Ids are published and logged. One that is somebody's number stays inside with its document.
+            case when id_com_identificador(id_documento) then 'ID_IDENTIFIES_PERSON' end,
             case when in_json and dt_instante is null then 'LAST_UPDATED_INVALID' end,
             case
                 when dt_instante < cast($day_start as timestamptz) or dt_instante >= cast($day_end as timestamptz)
                     then 'LAST_UPDATED_OUTSIDE_DAY'
             end,
-            case when in_json and qt_composition <> 1 then 'COMPOSITION_INVALID' end,
+            case when in_json and not in_excluido and qt_composition <> 1 then 'COMPOSITION_INVALID' end,
             case
                 when qt_composition = 1 and coalesce(st_composition, '') not in ('final', 'entered-in-error')
                     then 'STATUS_UNKNOWN'
             end,
-            case when in_json and qt_doses = 0 then 'DOSE_MISSING' end
+            case when in_json and not in_excluido and qt_doses = 0 then 'DOSE_MISSING' end
         ],
         lambda motivo: motivo is not null
     ) as ds_motivos

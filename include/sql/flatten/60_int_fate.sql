@@ -9,6 +9,7 @@ select
     document.id_documento,
     document.co_chave,
     document.dt_instante,
+    document.dt_exclusao,
     document.st_composition,
     document.tx_substitui,
     document.co_chave_substituida,
@@ -17,9 +18,10 @@ select
     document.ds_motivos,
     case
         when int_duplicate.nu_documento is not null then 'duplicate'
+        -- A document with a status `deleted` of its own has the reason STATUS_UNKNOWN: here it is a line that tells of a deletion.
         -- A cancelled document may be served without its doses: that is no reason to doubt the cancellation.
         when
-            document.st_composition = 'entered-in-error'
+            document.st_composition in ('entered-in-error', 'deleted')
             and len(list_filter(document.ds_motivos, lambda motivo: motivo <> 'DOSE_MISSING')) = 0
             then 'removed'
         when int_superseded.nu_documento is not null then 'superseded'

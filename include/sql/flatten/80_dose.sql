@@ -4,7 +4,8 @@
 -- reads:  $raw_document, raw_any_shape_document, raw_any_shape_dose, int_dose_key, reference tables
 -- writes: $destination (Parquet)
 -- grain:  nu_parte, nu_linha, nu_dose (physical key); co_documento (business key, judged by a rule)
--- params: $raw_document text[], $destination text, $chave_i blob, $chave_o blob, and one path per reference table
+-- params: $raw_document text[], $destination text, $chave_i blob, $chave_o blob, $chave_anterior_i blob, $chave_anterior_o blob (null
+--         outside of a change of keys), and one path per reference table
 copy (
     with raw_document as (
         select *, (cast(nu_parte as bigint) << 32) + file_row_number as nu_documento
@@ -33,16 +34,39 @@ copy (
     sistema_origem as (select * from read_parquet($sistema_origem)),
 
     -- Old campaign documents name the manufacturer in words; the table's own spelling is what we publish, where it is one.
+    -- Codes of one company differ by plant (PFIZER, PFIZER-BELGICA): the company is what stands before the hyphen.
     fabricante_nome as (
-        select upper(nome) as nome, min(ds_vacina_fabricante) as ds_vacina_fabricante
+        select
+            upper(nome) as nome,
+            case when count(distinct ds_vacina_fabricante) = 1 then min(ds_vacina_fabricante) end as ds_vacina_fabricante,
+            case when count(distinct empresa) = 1 then min(empresa) end as empresa
         from (
-            select ds_vacina_fabricante as nome, ds_vacina_fabricante from fabricante
-            union all
-            select sg_vacina_fabricante as nome, ds_vacina_fabricante from fabricante
+            select
+                unnest([ds_vacina_fabricante, sg_vacina_fabricante]) as nome,
+                ds_vacina_fabricante,
+                split_part(sg_vacina_fabricante, '-', 1) as empresa
+            from fabricante
         )
         where nome is not null
         group by upper(nome)
-        having count(distinct ds_vacina_fabricante) = 1
+    ),
+
+    -- Groups of care that are an age band by their names.
+    faixa_etaria as (
+        select faixa.co_vacina_grupo_atendimento, faixa.nu_idade_minima, faixa.nu_idade_maxima
+        from (
+            values
+            ('000201', 18, 64),
+            ('000202', 65, 69),
+            ('000203', 70, 74),
+            ('000204', 75, 79),
+            ('000205', 80, null),
+            ('000206', 12, 17),
+            ('000207', 5, 11),
+            ('000208', 3, 4),
+            ('000209', 0, 2),
+            ('000301', 60, null)
+        ) as faixa (co_vacina_grupo_atendimento, nu_idade_minima, nu_idade_maxima)
     ),
 
     pais_nome as (
@@ -84,6 +108,7 @@ copy (
             raw_document.tx_local,
             raw_document.tx_via,
             coalesce(raw_document.tx_dose, raw_document.tx_dose_numero) as tx_dose,
+            raw_document.tx_status,
             case
                 when e_extensao(ext0_url, 'BRGrupoAtendimento') then ext0_code
                 when e_extensao(ext1_url, 'BRGrupoAtendimento') then ext1_code
@@ -141,6 +166,7 @@ copy (
             aplicada.tx_local,
             aplicada.tx_via,
             aplicada.tx_dose,
+            aplicada.tx_status,
             aplicada.tx_grupo,
             aplicada.tx_condicao_maternal,
             aplicada.tx_hanseniase,
@@ -173,31 +199,39 @@ copy (
                 when regexp_full_match(trim(pat_ibge), '53[0-9]{4,5}') then '530010'
                 when regexp_full_match(trim(pat_ibge), '[0-9]{6,7}') then trim(pat_ibge)[:6]
             end as co_municipio_residencia,
-            texto(tx_vacina) as co_vacina,
-            texto(tx_dose) as co_dose_vacina,
-            texto(tx_local) as co_local_aplicacao,
-            texto(tx_via) as co_via_administracao,
-            texto(tx_estrategia) as co_estrategia_vacinacao,
-            texto(tx_grupo) as co_vacina_grupo_atendimento,
-            texto(tx_condicao_maternal) as co_condicao_maternal,
+            codigo(tx_vacina) as co_vacina,
+            codigo(tx_dose) as co_dose_vacina,
+            codigo(tx_local) as co_local_aplicacao,
+            codigo(tx_via) as co_via_administracao,
+            codigo(tx_estrategia) as co_estrategia_vacinacao,
+            codigo(tx_grupo) as co_vacina_grupo_atendimento,
+            codigo(tx_condicao_maternal) as co_condicao_maternal,
             -- Old campaign documents point to the CNPJ of the manufacturer instead of its PNI code.
             coalesce(
-                texto(tx_fabricante), nullif(regexp_extract(tx_fabricante_reference, '/([0-9]{12,14})$', 1), '')
+                codigo(tx_fabricante), nullif(regexp_extract(tx_fabricante_reference, '/([0-9]{12,14})$', 1), '')
             ) as co_vacina_fabricante,
-            texto(tx_pais) as co_pais_aplicacao,
+            codigo(tx_pais) as co_pais_aplicacao,
             -- The legacy code system says 01 and 02, the new one 1 and 2.
             case
                 when regexp_full_match(trim(tx_report_origin), '[0-9]') then '0' || trim(tx_report_origin)
-                else texto(tx_report_origin)
+                else codigo(tx_report_origin)
             end as co_origem_registro,
             regexp_extract(tx_identifier_system, '/BRRNDS-([0-9]+)$', 1) as tx_sistema_origem,
-            case when pat_extension is not null then extensao(pat_extension, 'BRRacaCorEtnia') end as js_raca_cor
+            case when pat_extension is not null then extensao(pat_extension, 'BRRacaCorEtnia') end as js_raca_cor,
+            texto(tx_lote) as co_lote_vacina,
+            texto(tx_status) as in_st_imunizacao,
+            texto(tx_fabricante_display) as no_fabricante,
+            instante(trim(tx_date)) as dt_registro,
+            regexp_extract(tx_perfil_composition, '([^/]+)$', 1) as in_perfil
         from source
     ),
 
     person as (
         select
             *,
+            case
+                when dt_nascimento <= dt_vacina then cast(date_sub('year', dt_nascimento, dt_vacina) as integer)
+            end as nu_idade_paciente,
             case
                 when length(nu_pessoa) = 15 then 'cns:' || nu_pessoa
                 when length(nu_pessoa) = 11 then 'cpf:' || nu_pessoa
@@ -249,7 +283,7 @@ copy (
         municipio.no_municipio as no_municipio_estabelecimento,
         municipio.sg_uf as sg_uf_estabelecimento,
         case
-            when person.tp_relates_to = 'replaces'
+            when person.tp_relates_to = 'replaces' and not id_com_identificador(person.tx_relates_to)
                 then
                     id_dose(
                         texto(regexp_extract(regexp_replace(person.tx_relates_to, '/_history/.*$', ''), '([^/]+)$', 1)), 0
@@ -264,7 +298,8 @@ copy (
         local_aplicacao.ds_local_aplicacao,
         person.co_via_administracao,
         via_administracao.ds_via_administracao,
-        texto(person.tx_lote) as co_lote_vacina,
+        -- A lot with somebody's number in it is told by its flag alone (the rule quarantines the dose): the table has no identifiers.
+        case when not contem_identificador(person.co_lote_vacina) then person.co_lote_vacina end as co_lote_vacina,
         coalesce(fabricante.ds_vacina_fabricante, fabricante_nome.ds_vacina_fabricante) as ds_vacina_fabricante,
         data_hora(person.dt_instante) as dt_entrada_rnds,
         nullif(person.tx_sistema_origem, '') as co_sistema_origem,
@@ -290,10 +325,7 @@ copy (
         tipo_estabelecimento.ds_tipo_estabelecimento,
         cnes.co_natureza_estabelecimento,
         natureza.ds_natureza_estabelecimento,
-        case
-            when person.dt_nascimento <= person.dt_vacina
-                then cast(date_sub('year', person.dt_nascimento, person.dt_vacina) as integer)
-        end as nu_idade_paciente,
+        person.nu_idade_paciente,
         person.co_condicao_maternal,
         residencia.no_uf as no_uf_paciente,
         municipio.no_uf as no_uf_estabelecimento,
@@ -308,7 +340,7 @@ copy (
                     )
         end as co_identificador_sistema,
         cast(null as varchar) as dt_entrada_datalake,
-        data_hora(instante(trim(person.tx_date))) as dt_registro_origem,
+        data_hora(person.dt_registro) as dt_registro_origem,
         person.dt_validade_lote,
         case lower(person.tx_hanseniase) when 'true' then 'S' when 'false' then 'N' end as st_contato_hanseniase,
         person.co_pais_aplicacao,
@@ -318,6 +350,10 @@ copy (
             when residencia.co_uf = municipio.co_uf then 'S'
             when residencia.co_uf is not null then 'N'
         end as st_residente_uf,
+        case
+            when $chave_anterior_i is not null
+                then pseudonimo(person.tx_pessoa, $chave_anterior_i, $chave_anterior_o)
+        end as co_paciente_anterior,
         municipio.co_uf as in_co_uf_estabelecimento,
         case
             when length(person.nu_pessoa) = 15 then cns_valido(person.nu_pessoa)
@@ -327,10 +363,37 @@ copy (
         case length(person.nu_pessoa) when 15 then 'cns' when 11 then 'cpf' else 'outro' end as in_id_paciente_tipo,
         person.dt_vacina < person.dt_nascimento as in_vacina_antes_nascimento,
         coalesce(person.co_origem_registro = '01' or person.tx_primary_source = 'false', false) as in_transcricao,
-        regexp_extract(person.tx_perfil_composition, '([^/]+)$', 1) as in_perfil,
+        person.in_perfil,
         cast(
             date_diff('day', person.dt_vacina, cast(timezone('America/Sao_Paulo', person.dt_instante) as date)) as integer
-        ) as in_qt_dias_atraso
+        ) as in_qt_dias_atraso,
+        person.in_st_imunizacao,
+        imunobiologico.no_categoria as in_vacina_categoria,
+        imunobiologico.st_ativo as in_vacina_ativa,
+        estrategia.st_ativo as in_estrategia_ativa,
+        grupo.st_ativo as in_grupo_ativo,
+        coalesce(contains(person.in_perfil, 'Carga-'), false) as in_carga,
+        case when person.co_pais_aplicacao is not null then pais_aplicacao.co_pais is not null end as in_pais_aplicacao_conhecido,
+        person.co_vacina_fabricante is not null or person.no_fabricante is not null as in_fabricante_informado,
+        split_part(fabricante.sg_vacina_fabricante, '-', 1) <> fabricante_nome.empresa as in_fabricante_divergente,
+        case
+            when person.no_fabricante is not null and fabricante.co_vacina_fabricante is null
+                then fabricante_nome.nome is not null
+        end as in_fabricante_texto_conhecido,
+        case
+            when faixa_etaria.co_vacina_grupo_atendimento is not null
+                then
+                    person.nu_idade_paciente >= faixa_etaria.nu_idade_minima
+                    and person.nu_idade_paciente <= coalesce(faixa_etaria.nu_idade_maxima, person.nu_idade_paciente)
+        end as in_idade_no_grupo,
+        case
+            when not contem_identificador(person.co_lote_vacina) then lote_normalizado(person.co_lote_vacina)
+        end as in_lote_normalizado,
+        contem_identificador(person.co_lote_vacina) as in_lote_identificador,
+        cast(date_diff('day', person.dt_vacina, person.dt_validade_lote) as integer) as in_qt_dias_validade,
+        cast(
+            date_diff('day', person.dt_vacina, cast(timezone('America/Sao_Paulo', person.dt_registro) as date)) as integer
+        ) as in_qt_dias_registro
     from person
     left join cnes on person.co_cnes = cnes.co_cnes
     left join municipio on cnes.co_municipio_6 = municipio.co_ibge_6
@@ -343,8 +406,9 @@ copy (
     left join origem_registro on person.co_origem_registro = origem_registro.co_origem_registro
     left join grupo on person.co_vacina_grupo_atendimento = grupo.co_vacina_grupo_atendimento
     left join fabricante on person.co_vacina_fabricante = fabricante.co_vacina_fabricante
-    left join fabricante_nome
-        on fabricante.co_vacina_fabricante is null and upper(texto(person.tx_fabricante_display)) = fabricante_nome.nome
+    left join fabricante_nome on upper(person.no_fabricante) = fabricante_nome.nome
+    left join faixa_etaria on person.co_vacina_grupo_atendimento = faixa_etaria.co_vacina_grupo_atendimento
+    left join pais as pais_aplicacao on person.co_pais_aplicacao = pais_aplicacao.co_pais
     left join condicao_maternal on person.co_condicao_maternal = condicao_maternal.co_condicao_maternal
     left join pais as pais_codigo on texto(person.pat_pais) = pais_codigo.co_pais
     left join pais_nome on upper(texto(person.pat_pais)) = pais_nome.no_pais

@@ -1,4 +1,4 @@
--- What the engineer wants to know of the day's codes: unknown ones by column, and profile generations. Counts and codes, no rows.
+-- What the engineer wants to know of the day's codes: doses with a code that its table does not have, by column. Counts, no rows.
 -- reads:  $dose
 -- writes: (rows)
 -- grain:  ds_contagem
@@ -6,12 +6,6 @@
 with dose as (select * from read_parquet($dose)),
 
 counted as (
-    select 'perfil ' || coalesce(in_perfil, '(ausente)') as ds_contagem, count(*) as qt
-    from dose
-    group by in_perfil
-
-    union all
-
     select ds_coluna || ' desconhecido' as ds_contagem, count(*) as qt
     from (
         select

@@ -1,5 +1,5 @@
 -- Establishments as the official file has them, needed columns only, in file order.
--- reads:  $source (UTF-8, `;`, all quoted, no header: written by reference.py from the official file)
+-- reads:  $source (UTF-8, `;`, all quoted, no header: written by reference/cnes_file.py from an official file)
 -- writes: raw_cnes
 -- grain:  line of the file
 -- params: $source text
@@ -12,7 +12,8 @@ select
     tp_unidade,
     co_municipio_gestor,
     co_motivo_desab,
-    co_natureza_jur
+    co_natureza_jur,
+    co_ibge
 from read_csv(
     $source,
     auto_detect = false,
@@ -29,6 +30,7 @@ from read_csv(
         'tp_unidade': 'varchar',
         'co_municipio_gestor': 'varchar',
         'co_motivo_desab': 'varchar',
-        'co_natureza_jur': 'varchar'
+        'co_natureza_jur': 'varchar',
+        'co_ibge': 'varchar'
     }
 )

@@ -1,0 +1,6 @@
+-- A code as a document gives it: its text, unless that is or holds somebody's CNS or CPF. The table of doses has no identifiers,
+-- also where a rule would quarantine the row.
+-- reads:  macros texto, contem_identificador
+-- writes: macro codigo(valor)
+create or replace temp macro codigo(valor) as
+case when not contem_identificador(valor) then texto(valor) end
