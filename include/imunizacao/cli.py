@@ -18,14 +18,27 @@ from pathlib import Path
 from typing import TextIO
 
 from imunizacao import __version__, pipeline
+from imunizacao.archive.command import add_export
 from imunizacao.controle import connect, migrate, outcomes
-from imunizacao.errors import ConfigurationError, PipelineError
+from imunizacao.decision import check_reason, login
+from imunizacao.docs_index.command import add_docs_index
+from imunizacao.errors import PipelineError
 from imunizacao.events import Progress, no_progress
+from imunizacao.housekeeping.command import add_housekeeping
+from imunizacao.mirror_check.command import add_mirror_check
 from imunizacao.models import RunContext
 from imunizacao.paths import code_version
+from imunizacao.recheck.command import add_recheck
 from imunizacao.reference import import_cnes
+from imunizacao.reference.command import add_reference
 from imunizacao.reference_day import ReferenceDay
+from imunizacao.replay.command import add_quarantine
+from imunizacao.republish import add_republish
 from imunizacao.settings import Settings, environment_help, settings_from_env
+from imunizacao.settings import require_controle_dsn as _require_dsn
+from imunizacao.signing.command import add_keys
+from imunizacao.verify.command import add_verify
+from imunizacao.withdrawal.command import add_withdrawal
 
 
 def main(argv: Sequence[str], *, env: Mapping[str, str] = os.environ, out: TextIO = sys.stdout) -> int:
@@ -59,8 +72,21 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run-day", help="publish one day: python -m imunizacao run-day 2026-03-14")
     run.add_argument("day", nargs="?", default="", help="reference day, YYYY-MM-DD (default: yesterday in São Paulo)")
     run.add_argument("--run-id", default="", help="resume the run with this id (default: a new one)")
-    run.add_argument("--cnes", default="newest", help="AAAAMM of an imported CNES snapshot (default: newest)")
+    run.add_argument(
+        "--cnes", default="newest", help="CNES snapshot: newest (default), of-the-day (in force on the day), or AAAAMM"
+    )
     run.add_argument("--reason", default="", help="reason of a new revision (default: found by comparison)")
+    run.add_argument(
+        "--accept-stale-mirror",
+        action="store_true",
+        help="the day is whole though the mirror has nothing newer: you know, it cannot tell",
+    )
+    run.add_argument(
+        "--decide-publish",
+        default="",
+        metavar="REASON",
+        help="publish the day if its rules ask for a decision, and why; readers see the reason in the history of the day",
+    )
     run.set_defaults(command=_run_day)
 
     cnes = commands.add_parser("import-cnes", help="load a monthly CNES file (zip or csv) into controle")
@@ -70,6 +96,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     cnes.set_defaults(command=_import_cnes)
 
+    add_mirror_check(commands)
+    add_recheck(commands)
+    add_quarantine(commands)
+    add_docs_index(commands)
+    add_reference(commands, add_republish)
+    add_keys(commands)
+    add_export(commands)
+    add_withdrawal(commands)
+    add_housekeeping(commands)
+    add_verify(commands)
+
     status = commands.add_parser("outcomes", help="what each stage of a day did")
     status.add_argument("day")
     status.set_defaults(command=_outcomes)
@@ -78,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run_day(options: argparse.Namespace, env: Mapping[str, str], out: TextIO, terminal: bool) -> int:
     settings = settings_from_env(env)
+    decide_publish = check_reason(options.decide_publish) if options.decide_publish else ""
     now = pipeline.utc_now()
     day = ReferenceDay.parse(options.day) if options.day else ReferenceDay.yesterday(now)
     context = RunContext.create(
@@ -87,7 +125,15 @@ def _run_day(options: argparse.Namespace, env: Mapping[str, str], out: TextIO, t
         settings, connect=_connector(settings), progress=_progress(sys.stderr) if terminal else no_progress
     )
     started = time.monotonic()
-    result = pipeline.run_day(context, services, cnes=options.cnes, reason=options.reason)
+    result = pipeline.run_day(
+        context,
+        services,
+        cnes=options.cnes,
+        reason=options.reason,
+        accept_stale=options.accept_stale_mirror,
+        decide_publish=decide_publish,
+        decided_by=login(),
+    )
     published = result.published
     print(f"{day}: {pipeline.run_note(published, result.validated)}", file=out)
     print(f"head      {settings.storage.public_bucket}/{published.head_path}", file=out)
@@ -113,13 +159,6 @@ def _outcomes(options: argparse.Namespace, env: Mapping[str, str], out: TextIO, 
         for row in outcomes(connection, ReferenceDay.parse(options.day)):
             print(row, file=out)
     return 0
-
-
-def _require_dsn(env: Mapping[str, str]) -> str:
-    dsn = env.get("IMUNIZACAO_CONTROLE_DSN", "")
-    if not dsn:
-        raise ConfigurationError("Set IMUNIZACAO_CONTROLE_DSN to the PostgreSQL database of the schema controle.")
-    return dsn
 
 
 def _connector(settings: Settings) -> pipeline.Connect | None:

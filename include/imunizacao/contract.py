@@ -7,6 +7,7 @@ only module that reads YAML.
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import sys
@@ -14,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, cast, get_args
@@ -25,13 +27,33 @@ from imunizacao.paths import CONTRACT, REFERENCE
 
 ColumnType = Literal["string", "date", "datetime", "integer"]
 Origin = Literal["document", "registry", "reference", "derived", "empty"]
-Privacy = Literal["public-code", "quasi-identifier", "pseudonym", "free-text", "operational"]
+Privacy = Literal["public-code", "quasi-identifier", "pseudonym", "free-text", "operational", "identifier"]
+Profile = Literal["pseudonymised", "nominal"]
 AliasSource = Literal["csv_2026", "covid", "api"]
 
+_MAY_LEAVE: Mapping[Profile, frozenset[Privacy]] = MappingProxyType(
+    {
+        "pseudonymised": frozenset({"public-code", "quasi-identifier", "pseudonym", "free-text", "operational"}),
+        "nominal": frozenset(get_args(Privacy)),
+    }
+)
+"""Privacy classes that files of a profile may carry: the allow-list of the last step before files."""
+_SAYS_WHO = re.compile(
+    r"(nu_(cns|cpf|telefone|rg|nis)|no_(paciente|mae|pai|social|profissional|bairro|logradouro)|dt_nascimento|ds_e?mail|ds_endereco"
+    r"|co_profissional)(_.*)?"
+)
+"""Names that the ministry gives to columns that say who somebody is: no privacy class may call them something else."""
+_PERSONAL_PATH = re.compile(
+    r"Patient\.(name|identifier|birthDate|telecom|contact|photo|address\.(line|text|district))\b.*"
+    r"|.*\b(subject|patient|performer|Bundle)\.(actor\.)?(identifier\.value|reference)"
+)
+"""Elements that identify a person; what is derived from them (a pseudonym, an age) is another matter."""
 _NAME = re.compile(r"[a-z][a-z0-9_]{1,62}")
 _VERSION = re.compile(r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)")
 _OFFSET = re.compile(r"[+-][0-9]{2}:[0-9]{2}")
 _TABLE_COLUMN = re.compile(r"([A-Za-z][A-Za-z0-9_]*)\.([A-Za-z][A-Za-z0-9_]*)")
+_CODES_IN_SCHEMA = 150
+"""Longer lists (countries, ethnicities) would be most of a schema that every UF carries every day: they are in the dictionary page."""
 _SNAPSHOT_TABLE = "tbEstabelecimento"
 """Establishments come with the monthly CNES snapshot; only the layout of its table is in the tree."""
 
@@ -71,6 +93,8 @@ class Column:
     rule: str | None
     codes: TableColumn | None
     """Known codes; an open list, except where `enum` or `origin` says otherwise."""
+    labels: TableColumn | None
+    """What each known code means, in the same table."""
     aliases: Mapping[AliasSource, str]
 
     def accepts(self, value: str | int | None) -> bool:
@@ -98,6 +122,8 @@ class Contract:
     """The columns of one published table, in published order."""
 
     name: str
+    profile: Profile
+    """Whom the files are for: `pseudonymised` is the default, `nominal` carries identifiers."""
     version: str
     """Semantic version: see the header of `include/contract/dose.yaml` for what changes it."""
     title: str
@@ -117,6 +143,11 @@ class Contract:
         """Column names in published order: the CSV header."""
         return tuple(column.name for column in self.columns)
 
+    @property
+    def may_leave(self) -> tuple[str, ...]:
+        """Columns that the profile lets into files; of a contract that was read from its file these are all."""
+        return tuple(column.name for column in self.columns if not _leaves_not(self.profile, column))
+
     def column(self, name: str) -> Column:
         """Return a column by name; an unknown name is a `ConfigurationError`."""
         for column in self.columns:
@@ -129,7 +160,7 @@ class Contract:
 
 
 def load_contract(name: str = "dose", *, folder: Path = CONTRACT) -> Contract:
-    """Read and check `<folder>/<name>.yaml`: `dose` (published doses) or `removed` (removals).
+    """Read and check `<folder>/<name>.yaml`: `dose` (published doses), `nominal` (the same with identifiers) or `removed` (removals).
 
     A file that is missing or is not YAML is a `ConfigurationError`; one that breaks a rule of the
     contract is a `ContractViolation` that lists every unreadable value, or else every broken rule.
@@ -139,6 +170,12 @@ def load_contract(name: str = "dose", *, folder: Path = CONTRACT) -> Contract:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"Contract {path.name} cannot be read: {error}.") from error
+    return _parsed(text, name)
+
+
+@lru_cache(maxsize=8)
+def _parsed(text: str, name: str) -> Contract:
+    """Parsing takes a quarter of a second, and publication asks for the contract once per UF. The same text is the same contract."""
     return parse_contract(text, name=name)
 
 
@@ -150,9 +187,10 @@ def parse_contract(text: str, *, name: str) -> Contract:
     except yaml.YAMLError as error:
         raise ConfigurationError(f"Contract {name}.yaml is not valid YAML: {error}") from error
     faults: list[str] = []
-    reader = _Reader(node, "contract", faults)
+    reader = _Reader(_with_base(node), "contract", faults)
     contract = Contract(
         name=reader.text("name", pattern=_NAME),
+        profile=cast(Profile, reader.choice("profile", get_args(Profile))),
         version=reader.text("version", pattern=_VERSION),
         title=reader.text("title"),
         description=reader.text("description"),
@@ -180,6 +218,21 @@ def parse_contract(text: str, *, name: str) -> Contract:
     return contract
 
 
+def _with_base(node: object) -> object:
+    """A contract that `extends` another one has its columns first and takes over what it does not say."""
+    if not isinstance(node, dict) or "extends" not in node:
+        return node
+    path = CONTRACT / f"{node['extends']}.yaml"
+    try:
+        base = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506
+    except OSError as error:
+        raise ConfigurationError(
+            f"Contract {path.name}, which another one extends, cannot be read: {error}."
+        ) from error
+    own = {key: value for key, value in node.items() if key != "extends"}
+    return base | own | {"columns": [*base["columns"], *(own.get("columns") or [])]}
+
+
 def load_schema(name: str) -> dict[str, Any]:
     """Read the JSON Schema of a published JSON file: head, day, outcome, month-index or catalog."""
     path = CONTRACT / "schemas" / f"{name}.schema.json"
@@ -196,12 +249,46 @@ def reference_file(source: TableColumn) -> Path:
     return REFERENCE / source.table.split("_", 1)[0] / f"{source.table}.csv"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownCode:
+    """A code with what it means; the label is empty where no table says it."""
+
+    value: str
+    label: str
+
+
+def known_codes(column: Column) -> tuple[KnownCode, ...]:
+    """The codes of a column with their labels: those of `enum` in its order, else those of the table in the tree, by its lines.
+
+    Empty for a column without codes, and for codes without labels (municipalities, which have a table of their own). The tables of a
+    day may be newer than those in the tree: an open list never says that another code is wrong.
+    """
+    labels: dict[str, str] = {}
+    if column.codes is not None and column.labels is not None:
+        with reference_file(column.codes).open(encoding="utf-8", newline="") as file:
+            labels = {row[column.codes.column]: row[column.labels.column].strip() for row in csv.DictReader(file)}
+    return tuple(KnownCode(value=value, label=labels.get(value, "")) for value in column.enum or labels)
+
+
+def duckdb_types(contract: Contract) -> dict[str, str]:
+    """Type in DuckDB of every column, in contract order. Instants are text: their form with one offset is part of the contract."""
+    return {column.name: _DUCKDB[column.type] for column in contract.columns}
+
+
+_DUCKDB: Mapping[ColumnType, str] = MappingProxyType(
+    {"string": "VARCHAR", "date": "DATE", "datetime": "VARCHAR", "integer": "INTEGER"}
+)
+
+
 def table_schema(contract: Contract) -> dict[str, Any]:
     """Make the Frictionless Table Schema (v2) of a contract.
 
     `fieldsMatch` is left out on purpose: the 2.0 profile wants an array where the specification says
     string (https://github.com/frictionlessdata/datapackage/issues/965), and its default is what we
     promise: exactly these fields, in this order.
+
+    A closed list of codes is `categories` and `enum`. `categories` would restrict an open list too, so that stands in `rnds:codes`:
+    a code that no table knows yet is published and must stay valid.
     """
     return {
         "$schema": "https://datapackage.org/profiles/2.0/tableschema.json",
@@ -209,6 +296,45 @@ def table_schema(contract: Contract) -> dict[str, Any]:
         "missingValues": [""],
         "primaryKey": list(contract.primary_key),
     }
+
+
+def csv_header(contract: Contract) -> str:
+    """First line of a published file."""
+    return ";".join(f'"{name}"' for name in contract.names) + "\n"
+
+
+def require_may_leave(contract: Contract, header: str) -> None:
+    """The gate before files: raise unless `header` (first line of a CSV) is that of the contract, and the profile lets all of it out.
+
+    It looks at what is about to be written, not at how it was made, and names columns only.
+    """
+    names = tuple(name.strip('"') for name in header.rstrip("\n").split(";"))
+    held = sorted(set(names) - set(contract.may_leave))
+    if held:
+        raise ContractViolation(
+            f"Column(s) {', '.join(held)} are not on the allow-list of contract {contract.name} {contract.version}, profile "
+            f"{contract.profile}. Nothing left the private side. A column that may be published stands in "
+            f"include/contract/{contract.name}.yaml with a privacy class of this profile; see docs/dados/privacidade.md."
+        )
+    if header != csv_header(contract):
+        missing = sorted(set(contract.names) - set(names))
+        raise ContractViolation(
+            f"The columns to be written are not those of contract {contract.name} {contract.version}: "
+            f"{'missing ' + ', '.join(missing) if missing else 'another order or spelling'}. Nothing left the private side. Clear `split` "
+            "and run it again; if it happens again, code and contract are of different versions."
+        )
+
+
+def _leaves_not(profile: Profile, column: Column) -> str:
+    """Why a column may not be in files of this profile; empty when it may."""
+    if column.privacy not in _MAY_LEAVE[profile]:
+        return f"privacy {column.privacy} may not leave in profile {profile}"
+    if column.privacy != "identifier" and _SAYS_WHO.fullmatch(column.name):
+        return "its name says that it identifies a person: privacy must be identifier"
+    as_it_is = column.origin in {"document", "registry"} and _PERSONAL_PATH.fullmatch(column.fhir_path or "")
+    if column.privacy != "identifier" and as_it_is:
+        return f"{column.fhir_path} identifies a person: privacy must be identifier"
+    return ""
 
 
 def csv_dialect() -> dict[str, Any]:
@@ -254,7 +380,7 @@ def dictionary_markdown(contract: Contract) -> str:
         )
     for number, column in enumerate(contract.columns, start=1):
         lines += ["", f"### {number}. `{column.name}`", "", f"{column.title}. {column.description}", ""]
-        lines += [f"- {label}: {value}" for label, value in _facts(contract, column)]
+        lines += [f"- {label}: {value}" for label, value in column_facts(contract, column)]
     return "\n".join(lines) + "\n"
 
 
@@ -432,6 +558,7 @@ def _read_column(node: object, where: str, faults: list[str]) -> Column:
         reference=reader.table_column("reference"),
         rule=reader.optional_text("rule"),
         codes=reader.table_column("codes"),
+        labels=reader.table_column("labels"),
         aliases=reader.aliases(),
     )
     reader.refuse_unknown_keys()
@@ -450,12 +577,16 @@ def _column_faults(contract: Contract) -> Iterable[str]:
     for column in contract.columns:
         for fault in (*_origin_faults(column), *_constraint_faults(column)):
             yield f"column {column.name}: {fault}"
+        if fault := _leaves_not(contract.profile, column):
+            yield f"column {column.name}: {fault}"
 
 
 def _origin_faults(column: Column) -> Iterable[str]:
     need = _ORIGIN_NEEDS.get(column.origin)
     if need is not None and getattr(column, need) is None:
         yield f"origin {column.origin} needs {need}"
+    if column.labels is not None and (column.codes is None or column.codes.table != column.labels.table):
+        yield "labels must be a column of the table of codes"
     if column.origin == "empty":
         if column.required or column.example is not None:
             yield "an empty column has no example and cannot be required"
@@ -528,6 +659,8 @@ def _text_faults(contract: Contract) -> Iterable[str]:
         is_text = column.name in contract.text_columns
         if (column.privacy == "free-text") != is_text:
             yield f"column {column.name}: text_columns and privacy free-text must agree"
+        if is_text and column.required:
+            yield f"column {column.name}: free text cannot be required, because a value with a CNS or CPF is left out"
         if column.type == "string" and not is_text and not _is_bounded(column):
             yield (
                 f"column {column.name}: a string needs a pattern, an enum, a reference table of ours, "
@@ -582,6 +715,7 @@ _PRIVACY: Mapping[Privacy, str] = MappingProxyType(
         "pseudonym": "pseudônimo",
         "free-text": "texto livre",
         "operational": "operacional",
+        "identifier": "identifica a pessoa",
     }
 )
 _ALIASES: Mapping[AliasSource, str] = MappingProxyType(
@@ -611,16 +745,29 @@ def _field(column: Column) -> dict[str, Any]:
         field["example"] = column.example
     if constraints:
         field["constraints"] = constraints
+    codes = [{"value": code.value, "label": code.label} for code in known_codes(column)]
+    if column.enum:
+        labelled = all(code["label"] for code in codes)
+        field["categories"] = codes if labelled else list(column.enum)
+    elif column.codes is not None:
+        values = {"values": codes} if 0 < len(codes) <= _CODES_IN_SCHEMA else {}
+        field["rnds:codes"] = {"table": column.codes.table, "open": True, **values}
     return field
 
 
-def _facts(contract: Contract, column: Column) -> Iterable[tuple[str, str]]:
-    """Label and value of each line under a column of the dictionary."""
+def column_facts(contract: Contract, column: Column) -> Iterable[tuple[str, str]]:
+    """Label and value of each line under a column of the dictionary; code stands between backticks."""
     yield "Tipo", _TYPES[column.type] + (", obrigatória" if column.required else "")
     if column.pattern is not None:
         yield "Formato", f"`{column.pattern}`"
     if column.enum:
-        yield "Valores", _code_list(column.enum)
+        codes = known_codes(column)
+        yield (
+            "Valores",
+            "; ".join(f"`{code.value}` {code.label}" for code in codes)
+            if all(code.label for code in codes)
+            else _code_list(column.enum),
+        )
     if column.max_length is not None:
         yield "Tamanho máximo", f"{column.max_length} caracteres"
     if column.minimum is not None:

@@ -44,9 +44,14 @@ class ContractViolation(PipelineError):
 
 
 class DayHeld(ContractViolation):
-    """A critical rule failed: the day is held, the previous publication stays."""
+    """A critical rule failed, or nobody decided to publish: the day is held, the previous publication stays."""
 
     exit_code = 7
+
+    def __init__(self, message: str, *, note: str = "") -> None:
+        super().__init__(message)
+        self.note = note
+        """The same in one Portuguese sentence, for the note of a run."""
 
 
 class PublicationConflict(PipelineError):

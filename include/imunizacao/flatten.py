@@ -7,7 +7,9 @@ person leaves this step: CNS and CPF become an HMAC, birth dates an age.
 
 from __future__ import annotations
 
+import csv
 import hmac
+import logging
 import shutil
 import tempfile
 import time
@@ -28,12 +30,18 @@ from imunizacao.models import (
     RunContext,
     fingerprint,
 )
+from imunizacao.paths import REFERENCE
 from imunizacao.reference import ReferenceSet, load_references
 from imunizacao.settings import EngineSettings, PseudonymSettings
 from imunizacao.sql import Engine, Parameter, open_engine
-from imunizacao.storage import ObjectStore, file_ref, put_receipt, read_object, read_receipt
+from imunizacao.storage import ObjectStore, file_ref, put_receipt, read_object, read_receipt, require_room
 
 STAGE = "flatten"
+_ROOM_PER_LANDING = 4
+"""Bytes of scratch disk for a byte of landing (zstd): the landing itself, its tables, and room to spill. The plain body of `split` is as
+large."""
+PROFILES = REFERENCE / "rnds" / "perfis.csv"
+"""Profile generations of immunization documents known to us."""
 _MACROS = (
     "01_macro_texto",
     "02_macro_instante",
@@ -43,9 +51,13 @@ _MACROS = (
     "06_macro_cpf_valido",
     "07_macro_pseudonimo",
     "08_macro_base_documento",
+    "08_macro_id_com_identificador",
     "09_macro_id_dose",
     "09_macro_e_extensao",
     "10_macro_extensao",
+    "11_macro_lote_normalizado",
+    "12_macro_contem_identificador",
+    "13_macro_codigo",
 )
 _PNI_TABLES = (
     "imunobiologico",
@@ -82,14 +94,14 @@ def flatten_day(
     `doses = candidates + quarantined + superseded + removed` is checked here; a gap is a `ContractViolation`.
     A valid receipt of the same inputs (landing, references, pseudonym key, code) is returned as it is.
     """
-    key_check = hmac.new(pseudonym.key, b"fingerprint of the key, not the key", sha256).hexdigest()
     mark = fingerprint(
         STAGE,
         context.code_version,
         {
             "landing": extract.landing_sha256,
+            "manifest": extract.manifest.sha256,
             "references": sha256(repr(references.versions).encode()).hexdigest(),
-            "pseudonym": f"{pseudonym.key_id}:{key_check}",
+            "pseudonym": _keys_mark(pseudonym),
         },
     )
     done = read_receipt(work, context.prefix(STAGE), FlattenReceipt, mark)
@@ -100,7 +112,8 @@ def flatten_day(
     folder = Path(tempfile.mkdtemp(prefix="flatten-", dir=engine.scratch_dir))
     try:
         manifest = read_object(work, extract.manifest, LandingManifest)
-        landed = _download_landing(work, manifest, folder, progress)
+        require_room(folder, _ROOM_PER_LANDING * _landing_bytes(manifest), what=f"flatten of {context.day}")
+        landed = download_landing(work, manifest, folder, progress)
         tables = load_references(work, references, folder)
         with open_engine(engine, folder) as duck:
             counts, codes = run_flatten(
@@ -144,12 +157,24 @@ def flatten_day(
             removed_doses=counts["removed"],
             slow_path=counts["any_shape"],
             pseudonym_key_id=pseudonym.key_id,
+            pseudonym_previous_key_id=pseudonym.previous_key_id,
             references=references.versions,
+            landing=extract.manifest,
+            extracted_at=extract.extracted_at,
             code_counts=codes,
         )
         put_receipt(work, prefix, receipt)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    for profile, documents in receipt.unknown_profiles.items():
+        log_event(
+            "flatten.unknown_profile",
+            level=logging.WARNING,
+            day=str(context.day),
+            profile=profile,
+            documents=documents,
+            runbook="docs/runbook/new-fields.md",
+        )
     log_event(
         "flatten.done",
         day=str(context.day),
@@ -177,13 +202,14 @@ def run_flatten(
     day_end: str,
     folder: Path,
     threads: int = 2,
+    identity: Path | None = None,
     progress: Progress = no_progress,
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Run the SQL of the stage over local files and write three Parquet files into `folder`.
 
     `parts` are zstd NDJSON files in landing order and `lines` their line counts; `tables` maps `cnes`, `municipios` and the
     PNI tables to Parquet. Returns the account (names as in `sql/flatten/92_account.sql` without `qt_`, plus `removals`) and
-    the code counts. Raises `ContractViolation` when lines are missing or the account does not close.
+    the code counts. With `identity`, who the person of each dose is goes into that local file, for the nominal profile alone. Raises `ContractViolation` when lines are missing or the account does not close.
     """
     for name in _MACROS:
         duck.run(f"flatten/{name}")
@@ -211,6 +237,12 @@ def run_flatten(
     duck.run("flatten/30_stg_document", raw_document=raw, day_start=day_start, day_end=day_end)
     for name in ("40_int_duplicate", "50_int_replaces", "51_int_reach", "52_int_superseded", "60_int_fate"):
         duck.run(f"flatten/{name}")
+    profiles = known_profiles()
+    codes = _counts(
+        duck.rows(
+            "flatten/61_profile_counts", raw_document=raw, perfis=list(profiles), geracoes=list(profiles.values())
+        )
+    )
     progress("flatten", 2, steps)
     duck.run("flatten/70_int_dose_key", raw_document=raw, cnes=str(tables["cnes"]))
     progress("flatten", 3, steps)
@@ -231,13 +263,18 @@ def run_flatten(
 
     for table in ("stg_document", "int_duplicate", "int_replaces", "int_reach", "int_superseded", "int_fate"):
         duck.drop(table)
+    if identity is not None:
+        duck.run("flatten/85_identity", raw_document=raw, destination=str(identity))
     inner, outer = _hmac_pads(pseudonym.key)
+    before = _hmac_pads(pseudonym.previous_key) if pseudonym.previous_key else (None, None)
     duck.stream(
         "flatten/80_dose",
         raw_document=raw,
         destination=str(folder / "dose.parquet"),
         chave_i=inner,
         chave_o=outer,
+        chave_anterior_i=before[0],
+        chave_anterior_o=before[1],
         cnes=str(tables["cnes"]),
         municipios=str(tables["municipios"]),
         **{name: str(tables[name]) for name in _PNI_TABLES},
@@ -251,13 +288,25 @@ def run_flatten(
     )
     counts["removals"] = int(written[2])
     _require_closed(counts, doses_written=int(written[0]), quarantined_written=int(written[1]))
-    codes = {
-        str(name): int(count) for name, count in duck.rows("flatten/93_code_counts", dose=str(folder / "dose.parquet"))
-    }
+    codes |= _counts(duck.rows("flatten/93_code_counts", dose=str(folder / "dose.parquet")))
     for path in raw:
         Path(path).unlink()
     progress("flatten", steps, steps)
     return counts, codes
+
+
+def known_profiles(path: Path = PROFILES) -> dict[str, str]:
+    """Name of every known profile, of a Composition or an Immunization, and its generation. The first line of a name counts."""
+    names: dict[str, str] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file, strict=True):
+            for profile in filter(None, (row["perfil_composition"], row["perfil_immunization"])):
+                names.setdefault(profile, row["geracao"])
+    return names
+
+
+def _counts(rows: Sequence[tuple[object, ...]]) -> dict[str, int]:
+    return {str(name): int(str(count)) for name, count in rows}
 
 
 def _require_closed(counts: Mapping[str, int], *, doses_written: int, quarantined_written: int) -> None:
@@ -288,7 +337,13 @@ class _Landed:
         self.rejects: list[Path] = []
 
 
-def _download_landing(work: ObjectStore, manifest: LandingManifest, folder: Path, progress: Progress) -> _Landed:
+def _landing_bytes(manifest: LandingManifest) -> int:
+    parts = [part.bytes for piece in manifest.slices for part in piece.parts]
+    return sum(parts) + sum(piece.rejects.bytes for piece in manifest.slices if piece.rejects is not None)
+
+
+def download_landing(work: ObjectStore, manifest: LandingManifest, folder: Path, progress: Progress) -> _Landed:
+    """Bring the parts of a landing to the local disk, in landing order."""
     landed = _Landed()
     total = sum(len(piece.parts) for piece in manifest.slices)
     for piece in manifest.slices:
@@ -327,6 +382,15 @@ def _empty_part(folder: Path) -> Path:
     with pyarrow.CompressedOutputStream(str(path), "zstd"):
         pass
     return path
+
+
+def _keys_mark(pseudonym: PseudonymSettings) -> str:
+    """Tells keys apart in a fingerprint without telling a key. Outside of a change of keys it is that of the one key."""
+    keys = [(pseudonym.key_id, pseudonym.key)]
+    keys += [(pseudonym.previous_key_id, pseudonym.previous_key)] if pseudonym.previous_key else []
+    return "|".join(
+        f"{key_id}:{hmac.new(key, b'fingerprint of the key, not the key', sha256).hexdigest()}" for key_id, key in keys
+    )
 
 
 def _hmac_pads(key: bytes) -> tuple[bytes, bytes]:

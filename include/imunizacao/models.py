@@ -9,6 +9,7 @@ from typing import NewType, Self
 
 import msgspec
 
+from imunizacao.decision import Decision
 from imunizacao.errors import ContractViolation
 from imunizacao.reference_day import ReferenceDay
 
@@ -102,6 +103,10 @@ class LandingSlice:
     attempts: int
     run_id: str
     """Run that walked it; an earlier one when the window was reused."""
+    way: str = "documents"
+    """How the mirror was asked: `documents`, `resources` or `export`."""
+    unknown_elements: dict[str, int] = field(default_factory=dict)
+    """Element that no known profile has → entries received with it; at most 50 by name, the others under `(outros)`."""
 
     @property
     def objects(self) -> list[ObjectRef]:
@@ -139,6 +144,14 @@ class ExtractReceipt(Receipt):
     """Instant (UTC) of the last recount: the fence that keeps an older extract from replacing a newer one."""
     landing_sha256: str
     """Over the sorted hashes of all landed parts: the identity of the input."""
+    way: str = "documents"
+    """How the mirror was asked: `documents`, `resources` or `export`."""
+    pages_resumed: int = 0
+    """Pages taken from the checkpoints of a task that was cut off."""
+    accepted_stale: bool = False
+    """An engineer said that the day is whole though the mirror had nothing newer."""
+    unknown_elements: dict[str, int] = field(default_factory=dict)
+    """Element that no known profile has → entries of the day with it; at most 50 by name, the others under `(outros)`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +199,12 @@ class ReferenceVersions:
     cnes_sha256: str
     ibge_sha256: str
     pni_sha256: str
+    cnes_choice: str = ""
+    """How the CNES snapshot was chosen: `newest`, `of-the-day`, or the competência itself."""
+    ibge_version: str = ""
+    """Of the stored snapshot; empty for the project's own tables."""
+    pni_version: str = ""
+    """Stored tables with their versions; empty when all are the project's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,8 +228,20 @@ class FlattenReceipt(Receipt):
     """Documents whose shape took the order-free path."""
     pseudonym_key_id: str
     references: ReferenceVersions
+    pseudonym_previous_key_id: str = ""
+    """Key that made `co_paciente_anterior`; empty outside of a change of keys."""
+    landing: ObjectRef | None = None
+    """The manifest that says which landed part has which number; always there in receipts of this version."""
+    extracted_at: str = ""
+    """Of the landing: see `ExtractReceipt`."""
     code_counts: dict[str, int] = field(default_factory=dict)
-    """Unknown codes by column and profile generations seen: counts only."""
+    """Doses with an unknown code by column; documents by profile generation, and by the name of an unknown profile."""
+
+    @property
+    def unknown_profiles(self) -> dict[str, int]:
+        """Documents by the name of each profile that the table of generations does not have."""
+        start = "perfil desconhecido "
+        return {name.removeprefix(start): count for name, count in self.code_counts.items() if name.startswith(start)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,12 +253,26 @@ class RuleResult:
     scope: str
     """`row` or `day`."""
     on_fail: str
-    """`quarantine`, `flag` or `gate`."""
+    """`quarantine`, `flag`, `gate` or `ask`."""
     success: bool
     evaluated: bool
     checked: int
     failed: int
     note: str
+    observed: float | None = None
+    """What a day rule found: a count or a share."""
+    compares_history: bool = False
+    """Whether it compares the day with earlier ones: what is published must not depend on that."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether it closes the gate: critical and failed, unless a person may decide; or not evaluated, whatever it is."""
+        return not self.evaluated or (self.severity == "critical" and not self.success and self.on_fail != "ask")
+
+    @property
+    def asks(self) -> bool:
+        """Whether a person must decide."""
+        return self.evaluated and not self.success and self.on_fail == "ask"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,6 +296,12 @@ class ValidateReceipt(Receipt):
     warnings: list[str]
     docs_key: str
     """Key of the Data Docs page of the day in the work bucket."""
+    asks: list[str] = field(default_factory=list)
+    """Rules that want a person to decide; a day that is held is not asked about."""
+
+    def failed(self, rules: list[str]) -> list[RuleResult]:
+        """The results of some rules, in the order of the suites."""
+        return [rule for rule in self.rules if rule.rule in rules]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,6 +330,8 @@ class CutList:
     header: str
     body_bytes: int
     files: list[CutFile]
+    residents: list[CutFile] = field(default_factory=list)
+    """The 27 files of residents, by UF; none on a day without residence. Offsets are those of the gathered rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,6 +344,12 @@ class SplitReceipt(Receipt):
     """JSON: files with path, rows, bytes, sha256 (header included); see `CutList`."""
     removed: ObjectRef
     """`removed.csv`, bytes as published."""
+    residents: ObjectRef | None
+    """zstd of pairs of 8-byte integers: offset and length in the body of every piece of the residents' files, in their order; None on a
+    day without residence."""
+    residence_known: int
+    residence_unknown: int
+    """Rows without a UF of residence: known + unknown = rows."""
     content_id: str
     rows: int
     ufs: int
@@ -301,6 +360,8 @@ class SplitReceipt(Receipt):
     blanked: dict[str, int]
     """Column → values outside the contract of an optional column, left empty."""
     completeness: dict[str, int]
+    identifying: dict[str, int] = field(default_factory=dict)
+    """Column → values left out because they are or contain a CNS or CPF; they are in `blanked` as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,6 +372,8 @@ class PublishInputs:
     flatten: FlattenReceipt
     validate: ValidateReceipt
     split: SplitReceipt
+    decision: Decision | None = None
+    """Of a person, about a day that asks."""
 
     @property
     def account(self) -> DoseAccount:
@@ -322,6 +385,15 @@ class PublishInputs:
             superseded=self.flatten.superseded,
             removed=self.flatten.removed_doses,
         )
+
+    @property
+    def news(self) -> dict[str, int]:
+        """What the day had that our tables do not know: different profiles and elements."""
+        counts = {
+            "unknown_profiles": len(self.flatten.unknown_profiles),
+            "unknown_elements": len(self.extract.unknown_elements),
+        }
+        return {name: count for name, count in counts.items() if count}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -342,6 +414,18 @@ class PublishReceipt(Receipt):
     files: int
     bytes: int
     reason: str
+    cnes: str = ""
+    """Competência of the CNES snapshot that the content was made with."""
+    news: dict[str, int] = field(default_factory=dict)
+    """Number of different `unknown_profiles` and `unknown_elements`; nothing when our tables know all of the day."""
+    diff: dict[str, int] = field(default_factory=dict)
+    """Doses `added`, `changed` and `removed` by this revision; nothing where there was none to compare with."""
+    decision: Decision | None = None
+    """Why a day that asked was published."""
+    signed_by: str = ""
+    """Id of the key that signed the root; empty where the run had none."""
+    withdrawn_ufs: list[str] = field(default_factory=list)
+    """UFs of the day that a person withdrew: readers do not see them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

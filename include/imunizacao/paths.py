@@ -14,19 +14,21 @@ REFERENCE = INCLUDE / "reference"
 EXPECTATIONS = ROOT / "expectations"
 
 _CODE_SUFFIXES = {".py", ".sql", ".yaml", ".json"}
+_READING = REFERENCE / "rnds"
+"""Which profiles and elements of documents are known: it decides what a receipt counts."""
 
 
 @cache
 def code_version() -> str:
-    """First 12 hex digits of the sha256 over the product's code, SQL, contract and rules.
+    """First 12 hex digits of the sha256 over the product's code, SQL, contract, rules and tables of known elements.
 
     It needs no git: an image, a wheel and a checkout of the same files give the same version. A receipt made by
     another version is not reused.
     """
     digest = hashlib.sha256()
-    for folder in (INCLUDE / "imunizacao", SQL, CONTRACT, EXPECTATIONS):
+    for folder in (INCLUDE / "imunizacao", SQL, CONTRACT, EXPECTATIONS, _READING):
         for path in sorted(folder.rglob("*")):
-            if path.suffix in _CODE_SUFFIXES and path.is_file():
+            if path.is_file() and (path.suffix in _CODE_SUFFIXES or folder == _READING):
                 digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0")
                 digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:12]

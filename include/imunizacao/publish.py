@@ -1,45 +1,59 @@
 """Publish: immutable files first, then one pointer moved by compare-and-swap.
 
-Order of writes: CSVs → outcome.json and one descriptor per UF → day.json (the root that names them all by hash) → head.json (the
-commit) → month index → catalog. Until the head moves, no reader can see anything of it; after it has moved, everything it
-names is there. Kill it anywhere and run it again: the files are the same, and a head that already moved is recognised.
+Order of writes: CSVs → outcome.json and one descriptor per UF → day.json (the root that names them all by hash) → its signature →
+diff against the revision that the head has → head.json (the commit) → month index, `$bulk-publish` manifest → catalog, DCAT. Until the head moves, no reader can see anything of it;
+after it has moved, everything it names is there. Kill it anywhere and run it again: the files are the same, and a head that already
+moved is recognised.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 import pyarrow
 
-from imunizacao.contract import csv_dialect, load_contract, table_schema
+from imunizacao.bulk_publish import update_bulk
+from imunizacao.claims import begin_publication
+from imunizacao.contract import Contract, csv_dialect, load_contract, require_may_leave, table_schema
+from imunizacao.dcat import update_dcat
+from imunizacao.decision import check_reason
 from imunizacao.describe import (
     describe_day,
+    describe_decision,
     describe_outcome,
+    describe_pseudonym,
+    describe_quarantined,
     describe_references,
     describe_rules,
+    describes_the_same,
     find_reason,
     json_bytes,
     uf_descriptor,
 )
-from imunizacao.errors import ContractViolation, PublicationConflict
+from imunizacao.dictionary import publish_dictionary
+from imunizacao.diff import DiffMaker
+from imunizacao.errors import ContractViolation, DayHeld, PublicationConflict
 from imunizacao.events import Progress, log_event, no_progress
 from imunizacao.indexes import update_catalog, update_month
 from imunizacao.manifests import (
     Account,
     Current,
     Day,
+    Diff,
     Entry,
     Head,
     OutcomeFile,
+    Signature,
     Source,
     UfFile,
     content_prefix,
@@ -50,29 +64,35 @@ from imunizacao.manifests import (
 from imunizacao.models import (
     CutFile,
     CutList,
+    ObjectRef,
     PublishInputs,
     PublishReceipt,
     RunContext,
     fingerprint,
 )
+from imunizacao.residents import gather_residents
 from imunizacao.settings import EngineSettings
+from imunizacao.signing import Signer, known_signature, sign_root, with_signature
 from imunizacao.storage import (
     FileSlice,
     ObjectStore,
-    PreconditionLost,
+    Stored,
+    create_once,
     probe_store,
+    put_once,
     put_receipt,
     read_object,
+    require_room,
     sha256_of,
     swap,
 )
 
 STAGE = "publish"
-_IMMUTABLE = "max-age=31536000, immutable"
+RESTORE = "restore"
+"""Reason of a run that publishes again what a person withdrew: the day, and every withdrawn UF of it."""
 _UPLOADS_AT_ONCE = 16
 _CSV = "text/csv; charset=utf-8"
 _JSON = "application/json"
-_SOURCE = "Rede Nacional de Dados em Saúde (RNDS), Ministério da Saúde"
 
 
 def publish_day(
@@ -84,28 +104,63 @@ def publish_day(
     engine: EngineSettings,
     now: Callable[[], datetime],
     reason: str = "",
+    signer: Signer | None = None,
     progress: Progress = no_progress,
 ) -> PublishReceipt:
     """Make a day readable, or leave it as it is when the same content is already there.
 
     The account is checked before the head can move: a gap is a `ContractViolation` and nothing changes for readers. A store that
     ignores conditional writes is refused. A newer extract that is already published wins: the outcome is then `superseded`.
-    `reason` is one of the head's reasons; empty lets the publication find it by comparing with the revision before.
+    `reason` is one of the head's reasons; empty lets the publication find it by comparing with the revision before. UFs that are
+    withdrawn stay so, and their files are not written once they were purged; `restore` brings them and their files back.
+    Without `signer` the day has no signature, and the log says so; one that the same content has already stays.
     """
     started = time.monotonic()
     require_closed_account(inputs)
-    if not inputs.validate.publish:
-        raise ContractViolation(
-            f"{context.day} is held by {', '.join(inputs.validate.held_because)}, so it is not published. "
-            "See docs/runbook/day-held.md."
-        )
+    require_open_gate(inputs)
     probe_store(public)
+    begin_publication(work, context, inputs.split.content_id)
     cuts = read_object(work, inputs.split.cuts, CutList)
-    root = _write_content(context, inputs=inputs, cuts=cuts, work=work, public=public, engine=engine, progress=progress)
-    commit = _commit(context, inputs=inputs, root=root, public=public, now=now, reason=reason)
+    require_residents(inputs, cuts)
+    left_out = frozenset() if reason == RESTORE else _purged_ufs(public, str(context.day))
+    folder = Path(tempfile.mkdtemp(prefix="publish-", dir=engine.scratch_dir))
+    try:
+        plain = cuts.body_bytes + sum(file.length for file in cuts.residents)
+        require_room(folder, inputs.split.body.bytes + plain, what=f"publish of {context.day}")
+        body = _Body(folder, inputs=inputs, cuts=cuts, work=work)
+        contract = load_contract("dose")
+        root = _write_content(
+            context,
+            inputs=inputs,
+            cuts=cuts,
+            body=body,
+            contract=contract,
+            work=work,
+            public=public,
+            left_out=left_out,
+            progress=progress,
+        )
+        signature = _sign(context, inputs=inputs, root=root, public=public, signer=signer, now=now)
+        diffs = _diff_maker(context, cuts=cuts, body=body, public=public)
+        commit = _commit(
+            context,
+            inputs=inputs,
+            root=root,
+            diffs=diffs,
+            public=public,
+            now=now,
+            reason=reason,
+            left_out=left_out,
+            signature=signature,
+        )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     month = update_month(public, str(context.day))
+    update_bulk(public, str(context.day))
     ufs = [(file.uf, file.sg_uf) for file in cuts.files if not file.municipio]
-    update_catalog(public, month.month, contract=load_contract("dose"), ufs=ufs)
+    page = publish_dictionary(public)
+    update_catalog(public, month.month, contract=load_contract("dose"), ufs=ufs, dictionary=page)
+    update_dcat(public)
     receipt = PublishReceipt(
         stage=STAGE,
         day=str(context.day),
@@ -122,9 +177,15 @@ def publish_day(
         head_path=head_key(str(context.day)),
         doses=inputs.account,
         documents=inputs.flatten.documents,
-        files=len(cuts.files) + 1,
-        bytes=sum(file.bytes for file in cuts.files) + inputs.split.removed.bytes,
+        files=len(cuts.files) + len(cuts.residents) + 1,
+        bytes=sum(file.bytes for file in (*cuts.files, *cuts.residents)) + inputs.split.removed.bytes,
         reason=commit.reason,
+        cnes=inputs.flatten.references.cnes_competencia,
+        news=inputs.news,
+        diff=commit.diff,
+        decision=inputs.decision if inputs.validate.asks else None,
+        signed_by=signature.key_id if signature is not None else "",
+        withdrawn_ufs=commit.withdrawn_ufs,
     )
     put_receipt(work, context.prefix(STAGE), receipt)
     log_event(
@@ -140,12 +201,54 @@ def publish_day(
     return receipt
 
 
+def publish_elsewhere(
+    context: RunContext,
+    *,
+    inputs: PublishInputs,
+    cuts: CutList,
+    body: Path,
+    contract: Contract,
+    work: ObjectStore,
+    store: ObjectStore,
+    now: Callable[[], datetime],
+    signer: Signer | None = None,
+    progress: Progress = no_progress,
+) -> Published:
+    """Publish the cuts of another contract into another bucket by the same protocol: content folder first, then the head by CAS.
+
+    `inputs.split` describes these cuts; `removed.csv` is the day's own. There are no diffs, no month index and no catalog.
+    """
+    probe_store(store)
+    local = _LocalBody(body)
+    root = _write_content(
+        context, inputs=inputs, cuts=cuts, body=local, contract=contract, work=work, public=store, progress=progress
+    )
+    signature = _sign(context, inputs=inputs, root=root, public=store, signer=signer, now=now)
+    commit = _commit(
+        context, inputs=inputs, root=root, diffs=None, public=store, now=now, reason="", signature=signature
+    )
+    return Published(outcome=commit.outcome, revision=commit.revision, state=commit.state, root=root)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """What became of a publication elsewhere."""
+
+    outcome: str
+    revision: int
+    state: str
+    root: Stored
+
+
 def require_closed_account(inputs: PublishInputs) -> None:
     """Every document and every dose is in exactly one place, or nothing is published (design: account)."""
     fetched = inputs.flatten.documents.fetched
     gaps = [gap for gap in (inputs.flatten.documents.gap(), inputs.account.gap()) if gap]
     if inputs.extract.fetched != fetched:
         gaps.append(f"extract fetched {inputs.extract.fetched}, flatten read {fetched}")
+    known, unknown = inputs.split.residence_known, inputs.split.residence_unknown
+    if known + unknown != inputs.split.rows:
+        gaps.append(f"published {inputs.split.rows} ≠ residence known {known} + unknown {unknown}")
     if gaps:
         raise ContractViolation(
             f"The account of {inputs.flatten.day} does not close: {'; '.join(gaps)}. Nothing was published. "
@@ -153,11 +256,71 @@ def require_closed_account(inputs: PublishInputs) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Stored:
-    path: str
-    sha256: str
-    bytes: int
+def require_residents(inputs: PublishInputs, cuts: CutList) -> None:
+    """The files of residents hold every dose with a known residence: all 27 when there is one, else none."""
+    rows, files = sum(file.rows for file in cuts.residents), len(cuts.residents)
+    if rows != inputs.split.residence_known or files != (27 if rows else 0):
+        raise ContractViolation(
+            f"The residents of {inputs.split.day} do not add up: {rows} doses in {files} files, {inputs.split.residence_known} doses have a "
+            "known residence. Nothing was published. See docs/runbook/account-gap.md."
+        )
+
+
+def require_open_gate(inputs: PublishInputs) -> None:
+    """No held day, and no day that asks without an answer to exactly this verdict, whoever calls."""
+    validated, decision = inputs.validate, inputs.decision
+    if not validated.publish:
+        raise DayHeld(
+            f"{validated.day} is held by {', '.join(validated.held_because)}, so it is not published. "
+            "See docs/runbook/day-held.md."
+        )
+    if not validated.asks:
+        return
+    if (
+        decision is None
+        or decision.choice != "publish"
+        or decision.verdict != validated.fingerprint
+        or not set(validated.asks) <= set(decision.rules)
+    ):
+        raise DayHeld(
+            f"{validated.day} is not published without the decision of a person about {', '.join(validated.asks)}, and there is "
+            "none about this verdict. What to do: docs/runbook/day-asks.md."
+        )
+    check_reason(decision.reason)
+
+
+class _LocalBody:
+    """Rows that are on the local disk already and must not be anywhere else."""
+
+    def __init__(self, body: Path) -> None:
+        self.folder, self._body = body.parent, body
+
+    def file(self) -> Path:
+        """The whole body."""
+        return self._body
+
+
+class _Body:
+    """The rows of the day in a local file, unpacked when they are first asked for."""
+
+    def __init__(self, folder: Path, *, inputs: PublishInputs, cuts: CutList, work: ObjectStore) -> None:
+        self.folder, self._inputs, self._cuts, self._work = folder, inputs, cuts, work
+
+    def file(self) -> Path:
+        """The whole body; it goes with its folder."""
+        body, packed = self.folder / "body.csv", self.folder / "body.csv.zst"
+        if body.exists():
+            return body
+        self._work.download(self._inputs.split.body.key, packed, sha256=self._inputs.split.body.sha256)
+        with pyarrow.CompressedInputStream(str(packed), "zstd") as source, body.open("wb") as plain:
+            shutil.copyfileobj(source, plain, 1 << 20)
+        packed.unlink()
+        if body.stat().st_size != self._cuts.body_bytes:
+            raise ContractViolation(
+                f"The body of {self._cuts.day} has {body.stat().st_size} bytes, its cut list says {self._cuts.body_bytes}. "
+                "Clear `split` and run again."
+            )
+        return body
 
 
 def _write_content(
@@ -165,66 +328,90 @@ def _write_content(
     *,
     inputs: PublishInputs,
     cuts: CutList,
+    body: _Body | _LocalBody,
+    contract: Contract,
     work: ObjectStore,
     public: ObjectStore,
-    engine: EngineSettings,
+    left_out: frozenset[str] = frozenset(),
     progress: Progress,
-) -> _Stored:
-    """Write everything under `c-<contentId>/` that is not there yet, day.json last. A folder with its day.json is complete."""
+) -> Stored:
+    """Write everything under `c-<contentId>/` that is not there yet, day.json last. A folder with its day.json was complete once:
+    CSVs that left it since (a purged UF) are written again. CSVs of the UFs `left_out` are not written.
+    """
+    require_may_leave(contract, cuts.header)
     prefix = content_prefix(str(context.day), inputs.split.content_id)
+    removed = work.get(inputs.split.removed.key).body
+    there = {info.key: info.bytes for info in public.list(prefix)}
     stored = public.get_or_none(prefix + "day.json")
+    wanted = [file for file in (*cuts.files, *cuts.residents) if file.uf not in left_out]
     if stored is not None:
         _require_same_content(decode(Day, stored.body, prefix + "day.json"), inputs, prefix)
-        return _Stored(path=prefix + "day.json", sha256=sha256_of(stored.body), bytes=len(stored.body))
-    folder = Path(tempfile.mkdtemp(prefix="publish-", dir=engine.scratch_dir))
-    try:
-        body = folder / "body.csv"
-        work.download(inputs.split.body.key, folder / "body.csv.zst", sha256=inputs.split.body.sha256)
-        with pyarrow.CompressedInputStream(str(folder / "body.csv.zst"), "zstd") as packed, body.open("wb") as plain:
-            shutil.copyfileobj(packed, plain, 1 << 20)
-        if body.stat().st_size != cuts.body_bytes:
-            raise ContractViolation(
-                f"The body of {context.day} has {body.stat().st_size} bytes, its cut list says {cuts.body_bytes}. Clear `split` and run again."
-            )
-        _upload_csvs(prefix, cuts=cuts, body=body, public=public, progress=progress)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    removed = work.get(inputs.split.removed.key).body
-    _put_once(public, prefix + "removed.csv", removed, content_type=_CSV)
-    outcome = _put_derived(public, prefix + "outcome.json", encode(describe_outcome(inputs)))
-    ufs = [
-        _put_uf(
-            public, prefix, uf, [file for file in cuts.files if file.uf == uf.uf and file.municipio], str(context.day)
-        )
-        for uf in cuts.files
-        if not uf.municipio
-    ]
+        wanted = [file for file in wanted if prefix + file.path not in there]
+    of_residents = set(map(id, cuts.residents))
+    by_place = [file for file in wanted if id(file) not in of_residents]
+    living = [file for file in wanted if id(file) in of_residents]
+    upload = _Upload(prefix, header=cuts.header, there=there, public=public, progress=progress)
+    if by_place:
+        upload.files(by_place, body.file())
+    if living and inputs.split.residents is not None:
+        residents = _gather(inputs.split.residents, cuts, body=body.file(), folder=body.folder, work=work)
+        upload.files(living, residents)
+        residents.unlink()
+    if stored is None or prefix + "removed.csv" not in there:
+        put_once(public, prefix + "removed.csv", removed, content_type=_CSV)
+    if stored is not None:
+        return Stored(path=prefix + "day.json", sha256=sha256_of(stored.body), bytes=len(stored.body))
+    outcome, _ = _put_derived(public, prefix, "outcome.json", encode(describe_outcome(inputs)))
+    parts = {
+        "tableschema.json": json_bytes(table_schema(contract)),
+        "dialect.json": json_bytes(csv_dialect()),
+    }
+    ufs = [_put_uf(public, prefix, uf, cuts, contract=contract, parts=parts) for uf in cuts.files if not uf.municipio]
     outcome_file = OutcomeFile(path=outcome.path, sha256=outcome.sha256, bytes=outcome.bytes)
-    day = describe_day(inputs, ufs=ufs, removed=removed, outcome=outcome_file)
-    root = _put_once(public, prefix + "day.json", encode(day), content_type=_JSON, differing_is_a_race=True)
-    for derived in (outcome, *(_Stored(path=uf.path, sha256=uf.sha256, bytes=uf.bytes) for uf in ufs)):
-        found = public.info(prefix + derived.path)
-        if found is None or found.sha256 != derived.sha256:
-            raise PublicationConflict(
-                f"{prefix}{derived.path} changed while {context.day} was being published: another version of the code publishes "
-                "the same content at the same time. Nothing was published; run the task again."
-            )
-    return root
+    day = describe_day(inputs, contract=contract, ufs=ufs, removed=removed, outcome=outcome_file)
+    return put_once(public, prefix + "day.json", encode(day), content_type=_JSON, differing_is_a_race=True)
 
 
-def _upload_csvs(prefix: str, *, cuts: CutList, body: Path, public: ObjectStore, progress: Progress) -> None:
-    header = cuts.header.encode()
-    there = {info.key: info.bytes for info in public.list(prefix)}
+def _gather(pieces: ObjectRef, cuts: CutList, *, body: Path, folder: Path, work: ObjectStore) -> Path:
+    """Write the rows of residents, UF after UF, from the body."""
+    residents = folder / "residents.csv"
+    work.download(pieces.key, folder / "residents.zst", sha256=pieces.sha256)
+    written = gather_residents(body, pieces=folder / "residents.zst", destination=residents)
+    if written != sum(file.length for file in cuts.residents):
+        raise ContractViolation(
+            f"The rows of residents of {cuts.day} have {written} bytes, their cut list says "
+            f"{sum(file.length for file in cuts.residents)}. Clear `split` and run again."
+        )
+    return residents
 
-    def upload(file: CutFile) -> None:
-        key = prefix + file.path
-        if there.get(key) == file.bytes:
-            found = public.info(key)
+
+class _Upload:
+    """Puts CSVs into one content folder, several at once."""
+
+    def __init__(
+        self, prefix: str, *, header: str, there: dict[str, int], public: ObjectStore, progress: Progress
+    ) -> None:
+        self._prefix, self._top, self._there = prefix, header.encode(), there
+        self._public, self._progress = public, progress
+
+    def files(self, files: list[CutFile], body: Path) -> None:
+        """Write pieces of `body` that are not there yet with the same bytes."""
+        done = 0
+        with ThreadPoolExecutor(_UPLOADS_AT_ONCE) as pool:
+            for _ in pool.map(lambda file: self._put(file, body), sorted(files, key=lambda file: -file.bytes)):
+                done += 1
+                if done % 50 == 0 or done == len(files):
+                    self._progress("publish", done, len(files))
+
+    def _put(self, file: CutFile, body: Path) -> None:
+        key = self._prefix + file.path
+        if self._there.get(key) == file.bytes:
+            found = self._public.info(key)
             if found is not None and found.sha256 == file.sha256:
                 return
-        with FileSlice(header, body, offset=file.offset, length=file.length) as part:
-            _put_once(
-                public,
+        with FileSlice(self._top, body, offset=file.offset, length=file.length) as part:
+            put_once(
+                self._public,
                 key,
                 part,
                 sha256=file.sha256,
@@ -232,81 +419,35 @@ def _upload_csvs(prefix: str, *, cuts: CutList, body: Path, public: ObjectStore,
                 disposition=f'attachment; filename="{Path(file.path).name}"',
             )
 
-    done = 0
-    with ThreadPoolExecutor(_UPLOADS_AT_ONCE) as pool:
-        for _ in pool.map(upload, sorted(cuts.files, key=lambda file: -file.bytes)):
-            done += 1
-            if done % 50 == 0 or done == len(cuts.files):
-                progress("publish", done, len(cuts.files))
 
+def _put_derived(public: ObjectStore, prefix: str, name: str, body: bytes) -> tuple[Stored, bytes]:
+    """Create a manifest that depends on code and rules as well as on the CSVs, or take the one that is there: its bytes.
 
-def _put_once(
-    public: ObjectStore,
-    key: str,
-    body: bytes | FileSlice,
-    *,
-    sha256: str = "",
-    content_type: str,
-    disposition: str = "",
-    differing_is_a_race: bool = False,
-) -> _Stored:
-    """Create an immutable object; the same bytes already there are fine, other bytes are an error."""
-    digest = sha256 or sha256_of(body if isinstance(body, bytes) else b"".join(_blocks(body)))
-    size = len(body)
-    try:
-        public.put(
-            key,
-            body,
-            sha256=digest,
-            content_type=content_type,
-            cache_control=_IMMUTABLE,
-            disposition=disposition,
-            only_if_absent=True,
-        )
-    except PreconditionLost:
-        found = public.info(key)
-        if found is None or found.sha256 != digest or found.bytes != size:
-            if differing_is_a_race:
-                raise PublicationConflict(
-                    f"{key} was written by another run with other contents. Run the task again."
-                ) from None
-            raise ContractViolation(
-                f"{public.bucket}/{key} exists with other bytes than its content id says: it was changed from outside. "
-                "Readers still see the revision before; see docs/runbook/damaged-manifest.md."
-            ) from None
-    return _Stored(path=key, sha256=digest, bytes=size)
-
-
-def _blocks(body: FileSlice) -> Iterator[bytes]:
-    body.seek(0)
-    while block := body.read(1 << 20):
-        yield block
-    body.seek(0)
-
-
-def _put_derived(public: ObjectStore, key: str, body: bytes) -> _Stored:
-    """Write a manifest that depends on code and rules as well as on the CSVs.
-
-    Only called while the folder has no day.json, so nobody can have been told of it: what an interrupted run of another version
-    left there is replaced. The caller checks it once more after day.json is written.
+    Another run may have written it, with other code or another quarantine, and may be about to name it in day.json. So it is never
+    overwritten: whoever comes second describes what is there. One that does not fit the CSVs is a `ContractViolation`.
     """
-    digest = sha256_of(body)
-    found = public.info(key)
-    if found is None or found.sha256 != digest:
-        public.put(key, body, sha256=digest, content_type=_JSON, cache_control=_IMMUTABLE)
-    name = key.split("/c-", 1)[1].split("/", 1)[1]
-    return _Stored(path=name, sha256=digest, bytes=len(body))
+    key = prefix + name
+    if create_once(public, key, body, sha256=sha256_of(body), content_type=_JSON) is not None:
+        there = public.get(key).body
+        if there != body and not describes_the_same(name, there, body):
+            raise ContractViolation(
+                f"{public.bucket}/{key} was left by another version of the code and does not describe these files. Nobody was told of it: "
+                "its folder has no day.json. Delete it and run the task again; see docs/runbook/damaged-manifest.md."
+            )
+        body = there
+    return Stored(path=name, sha256=sha256_of(body), bytes=len(body)), body
 
 
-def _put_uf(public: ObjectStore, prefix: str, uf: CutFile, municipios: list[CutFile], day: str) -> UfFile:
-    """Write what describes one UF: Table Schema, CSV dialect and the Frictionless descriptor over its files."""
-    contract = load_contract("dose")
+def _put_uf(
+    public: ObjectStore, prefix: str, uf: CutFile, cuts: CutList, *, contract: Contract, parts: dict[str, bytes]
+) -> UfFile:
+    """Write what describes one UF: `parts` (Table Schema, CSV dialect) and the Frictionless descriptor over its files."""
+    municipios = [file for file in cuts.files if file.uf == uf.uf and file.municipio]
+    residents = next((file for file in cuts.residents if file.uf == uf.uf), None)
     folder = f"uf={uf.uf}/"
-    _put_derived(public, prefix + folder + "tableschema.json", json_bytes(table_schema(contract)))
-    _put_derived(public, prefix + folder + "dialect.json", json_bytes(csv_dialect()))
-    stored = _put_derived(
-        public, prefix + folder + "datapackage.json", json_bytes(uf_descriptor(contract, uf, municipios, day))
-    )
+    there = {name: _put_derived(public, prefix, folder + name, part)[1] for name, part in parts.items()}
+    descriptor = uf_descriptor(contract, uf, municipios, cuts.day, residents=residents, parts=there)
+    stored, _ = _put_derived(public, prefix, folder + "datapackage.json", json_bytes(descriptor))
     return UfFile(
         uf=uf.uf,
         sg_uf=uf.sg_uf,
@@ -315,6 +456,37 @@ def _put_uf(public: ObjectStore, prefix: str, uf: CutFile, municipios: list[CutF
         bytes=stored.bytes,
         rows=uf.rows,
         municipalities=len(municipios),
+        residents=residents.rows if residents is not None else 0,
+    )
+
+
+def _sign(
+    context: RunContext,
+    *,
+    inputs: PublishInputs,
+    root: Stored,
+    public: ObjectStore,
+    signer: Signer | None,
+    now: Callable[[], datetime],
+) -> Signature | None:
+    """The signature of the root, before a head may name it; also of a root that an earlier run has left there."""
+    if signer is None:
+        log_event(
+            "publish.unsigned",
+            level=logging.WARNING,
+            day=str(context.day),
+            bucket=public.bucket,
+            runbook="docs/runbook/unsigned-days.md",
+        )
+        return None
+    return sign_root(
+        public,
+        signer,
+        root=root,
+        day=str(context.day),
+        content_id=inputs.split.content_id,
+        rows=inputs.split.rows,
+        now=now().astimezone(UTC),
     )
 
 
@@ -332,18 +504,56 @@ class _Commit:
     revision: int
     state: str
     reason: str
+    diff: dict[str, int]
+    withdrawn_ufs: list[str] = field(default_factory=list)
+
+
+def _purged_ufs(public: ObjectStore, day: str) -> frozenset[str]:
+    """UFs whose files were removed after they were withdrawn: a run does not bring them back by itself."""
+    stored = public.get_or_none(head_key(day))
+    return frozenset() if stored is None else decode(Head, stored.body, head_key(day)).purged_ufs
+
+
+def _require_left_out(left_out: frozenset[str], head: Head | None, day: str) -> None:
+    """A UF without files may only be committed while its head says that they are gone."""
+    missing = left_out - (head.purged_ufs if head is not None else frozenset())
+    if missing:
+        raise PublicationConflict(
+            f"UF {', '.join(sorted(missing))} of {day} was restored while this run was publishing without it. Nothing was published; run "
+            "the task again."
+        )
+
+
+def _diff_maker(context: RunContext, *, cuts: CutList, body: _Body, public: ObjectStore) -> DiffMaker:
+    def put(key: str, part: FileSlice, sha256: str) -> None:
+        revisions, name = key.rsplit("/", 2)[1].rsplit("-", 1)[0], Path(key).stem
+        disposition = f'attachment; filename="imunizacao-{name}_{context.day}_{revisions}.csv"'
+        put_once(public, key, part, sha256=sha256, content_type=_CSV, disposition=disposition)
+
+    return DiffMaker(day=str(context.day), public=public, cuts=cuts, body=body.file, folder=body.folder, put=put)
+
+
+def _doses(diff: Diff | None) -> dict[str, int]:
+    return {"added": diff.added, "changed": diff.changed, "removed": diff.removed} if diff is not None else {}
 
 
 def _commit(
     context: RunContext,
     *,
     inputs: PublishInputs,
-    root: _Stored,
+    root: Stored,
+    diffs: DiffMaker | None,
     public: ObjectStore,
     now: Callable[[], datetime],
     reason: str,
+    signature: Signature | None,
+    left_out: frozenset[str] = frozenset(),
 ) -> _Commit:
-    """Move the head. Same content: no new revision, only `dataThrough` moves on. Our own lost success is recognised by its token."""
+    """Move the head. Same content: no new revision, only `dataThrough` and a new `signature` move on. Our own lost success is
+    recognised by its token.
+
+    The diff is made against the head in hand, inside the swap: when another run moves the head, it is made again.
+    """
     key = head_key(str(context.day))
     content, through = inputs.split.content_id, inputs.extract.extracted_at
     token = hashlib.sha256(f"{context.run_id}\0{content}\0{through}".encode()).hexdigest()[:32]
@@ -352,28 +562,55 @@ def _commit(
     def decide(body: bytes | None) -> tuple[bytes | None, _Commit]:
         head = decode(Head, body, key) if body is not None else None
         last = head.history[-1] if head is not None else None
+        restored = sorted(head.withdrawn_ufs) if head is not None and reason == RESTORE else []
+        same = False
         if head is not None and last is not None:
             mine = next((entry for entry in head.history if entry.commit_token == token), None)
             if mine is not None:
-                return None, _Commit(outcome="published", revision=mine.revision, state=mine.state, reason=mine.reason)
-            if last.reason == "withdrawal" and last.reconciliation is None and reason != "restore":
+                signed = with_signature(head, root.path, signature)
+                return encode(signed) if signed != head else None, _Commit(
+                    outcome="published",
+                    revision=mine.revision,
+                    state=mine.state,
+                    reason=mine.reason,
+                    diff=_doses(mine.diff),
+                    withdrawn_ufs=sorted(head.withdrawn_ufs),
+                )
+            if head.withdrawn_by_person and reason != RESTORE:
                 raise PublicationConflict(
                     f"{context.day} was withdrawn by a person in revision {last.revision}: a run does not publish it again by itself. "
                     "Publish it with the reason `restore` when that is meant."
                 )
-            if _instant(last.data_through) > _instant(through) or (
-                head.current is not None and _instant(head.current.data_through) > _instant(through)
-            ):
-                return None, _Commit(outcome="superseded", revision=head.revision, state=head.state, reason=last.reason)
-            if head.current is not None and head.current.content_id == content:
+            if _newest(head) > _instant(through):
+                return None, _Commit(
+                    outcome="superseded", revision=head.revision, state=head.state, reason=last.reason, diff={}
+                )
+            same = head.current is not None and head.current.content_id == content
+            if head.current is not None and same and not restored:
+                _require_left_out(left_out, head, str(context.day))
                 moved = msgspec.structs.replace(
                     head, current=msgspec.structs.replace(head.current, data_through=through)
                 )
-                return encode(moved), _Commit(
-                    outcome="unchanged", revision=head.revision, state=head.state, reason=last.reason
+                return encode(with_signature(moved, root.path, signature)), _Commit(
+                    outcome="unchanged",
+                    revision=head.revision,
+                    state=head.state,
+                    reason=last.reason,
+                    diff={},
+                    withdrawn_ufs=sorted(head.withdrawn_ufs),
                 )
+        _require_left_out(left_out, head, str(context.day))
         why = reason or find_reason(last, inputs)
         entry = _entry(context, inputs=inputs, root=root, head=head, token=token, published_at=published_at, reason=why)
+        diff, note = diffs.against(head) if head is not None and diffs is not None and not same else (None, None)
+        entry = msgspec.structs.replace(
+            entry,
+            diff=diff,
+            note=note,
+            ufs=(restored or None) if head is not None and head.current is not None else None,
+            purged_ufs=sorted(left_out) or None,
+        )
+        withdrawn = head.withdrawn_ufs if head is not None and reason != RESTORE else {}
         current = Current(
             content_id=content,
             path=root.path,
@@ -390,8 +627,17 @@ def _commit(
             state=entry.state,
             current=current,
             history=[*(head.history if head is not None else []), entry],
+            withdrawn_ufs=withdrawn,
         )
-        return encode(new), _Commit(outcome="published", revision=entry.revision, state=entry.state, reason=why)
+        new = with_signature(new, root.path, signature or known_signature(new, root.path))
+        return encode(new), _Commit(
+            outcome="published",
+            revision=entry.revision,
+            state=entry.state,
+            reason=why,
+            diff=_doses(diff),
+            withdrawn_ufs=sorted(withdrawn),
+        )
 
     return swap(public, key, decide)
 
@@ -400,7 +646,7 @@ def _entry(
     context: RunContext,
     *,
     inputs: PublishInputs,
-    root: _Stored,
+    root: Stored,
     head: Head | None,
     token: str,
     published_at: str,
@@ -434,10 +680,18 @@ def _entry(
             superseded=account.superseded,
             removed=account.removed,
         ),
-        quarantined_by_reason=dict(sorted(inputs.validate.quarantined_by_reason.items())),
+        quarantined_by_reason=describe_quarantined(inputs).totals,
         references=describe_references(inputs),
         rules=describe_rules(inputs),
+        pseudonym=describe_pseudonym(inputs),
+        decision=describe_decision(inputs.decision) if inputs.validate.asks else None,
     )
+
+
+def _newest(head: Head) -> datetime:
+    """The newest extract that was ever published or confirmed here, also in a revision that reconcile took back."""
+    known = [entry.data_through for entry in head.history]
+    return max(_instant(text) for text in (*known, *([head.current.data_through] if head.current is not None else [])))
 
 
 def _instant(text: str) -> datetime:

@@ -14,6 +14,8 @@ from zoneinfo import ZoneInfo
 from imunizacao.errors import ConfigurationError
 
 SAO_PAULO = ZoneInfo("America/Sao_Paulo")
+MOST_DAYS = 366
+"""Of a range that one command or run works through."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -76,6 +78,24 @@ class ReferenceDay:
 
 def _local_midnight(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=SAO_PAULO).astimezone(UTC)
+
+
+def days_between(start: str, end: str) -> list[ReferenceDay]:
+    """Every day from `start` to `end` (YYYY-MM-DD), both included; a range that is none is a `ConfigurationError`."""
+    first, last = ReferenceDay.parse(start), ReferenceDay.parse(end)
+    length = (last.value - first.value).days + 1
+    if not 1 <= length <= MOST_DAYS:
+        raise ConfigurationError(
+            f"From {first} to {last} are {max(length, 0)} days; 1 to {MOST_DAYS} are allowed. Give the earlier day first, and a long "
+            "range in pieces."
+        )
+    return [ReferenceDay(first.value + timedelta(days=number)) for number in range(length)]
+
+
+def range_of_days(start: str, end: str, *, now: datetime, days: int) -> list[ReferenceDay]:
+    """`days_between`, where an empty `end` is the last day that is over and an empty `start` the first of `days` days."""
+    end = end or str(ReferenceDay.yesterday(now))
+    return days_between(start or str(ReferenceDay(ReferenceDay.parse(end).value - timedelta(days=days - 1))), end)
 
 
 def from_run(

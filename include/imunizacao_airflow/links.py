@@ -17,6 +17,16 @@ class DataDocsLink(BaseOperatorLink):
         return _link(operator, "docs")
 
 
+class DocsIndexLink(BaseOperatorLink):
+    """To the verdicts of all days."""
+
+    name = "Todos os dias"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        """The same page for every day."""
+        return _link(operator, "docs_index")
+
+
 class ManifestLink(BaseOperatorLink):
     """To the head of the day in the public bucket."""
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import httpx
 
-from imunizacao.errors import PipelineError
+from imunizacao.errors import DayHeld, PipelineError
 from imunizacao.events import log_event
 from imunizacao_airflow.connections import AIRFLOW
 
@@ -43,7 +43,10 @@ def write_run_note(get_connection: Callable[[str], Any], *, dag_id: str, run_id:
 
 
 def sentence_of(error: BaseException | None) -> str:
-    """First sentence of one of our own errors; of any other only its class, because its text may quote data."""
+    """The note that one of our own errors brings along, or its first sentence; of any other error only its class, because its text
+    may quote data."""
+    if isinstance(error, DayHeld) and error.note:
+        return error.note[:_MOST]
     if isinstance(error, PipelineError):
         return re.split(r"(?<=[.;])\s", str(error), maxsplit=1)[0][:_MOST]
     return type(error).__name__ if error is not None else "failed"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import urllib.parse
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
@@ -74,6 +76,21 @@ class AirflowApi:
         """Return (file, last line of the error) of the DAG files that do not load."""
         errors = self._request("GET", "/importErrors").json()["import_errors"]
         return [(error["filename"], error["stack_trace"].strip().splitlines()[-1]) for error in errors]
+
+    def put_connection(self, connection_id: str, connection: Mapping[str, object], *, overwrite: bool) -> bool:
+        """Store a connection, given as in AIRFLOW_CONN_<ID>. False when it exists already and may not be overwritten."""
+        path = f"/connections/{_quote(connection_id)}"
+        exists = self._request("GET", path, accept=(200, 404)).status_code == 200
+        if exists and not overwrite:
+            return False
+        extra = connection.get("extra")
+        body = {
+            "connection_id": connection_id,
+            **connection,
+            "extra": json.dumps(extra) if extra else None,
+        }
+        self._request("PATCH" if exists else "POST", path if exists else "/connections", body=body)
+        return True
 
     def unpause(self, dag_id: str) -> None:
         """Let the scheduler start runs of the DAG."""

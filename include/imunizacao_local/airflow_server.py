@@ -7,6 +7,7 @@ Here each has its pid and log, and "ready" is what Airflow's own health report s
 from __future__ import annotations
 
 import base64
+import hashlib
 import importlib.metadata
 import json
 import secrets
@@ -17,7 +18,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, cast
 
 from imunizacao_local.airflow_api import AirflowApi
 from imunizacao_local.errors import LocalError
@@ -29,11 +30,41 @@ from imunizacao_local.process import ManagedProcess, ProcessInfo, inherited_envi
 DATABASE: Final = "airflow"
 USER: Final = "admin"
 OWN_CONNECTION: Final = "imunizacao_airflow"
+# Kept in Airflow's database: a connection of the environment has no line, form or test in the UI. Workers get them by the API.
+LISTED_CONNECTIONS: Final = ("imunizacao_mirror",)
 # 22–24 s on an idle machine of two cores, 145 s were seen on a loaded one.
 START_SECONDS: Final = 300
 STOP_SECONDS: Final = 40
 MIGRATE_SECONDS: Final = 300
 HEALTH_POLL_SECONDS: Final = 1.0
+# The extras of the mirror's connection, in the order of its form.
+FORM_EXTRAS: Final = (
+    "auth",
+    "token_url",
+    "requester_cns",
+    "client_certificate_file",
+    "client_certificate",
+    "client_certificate_passphrase",
+    "client_key_file",
+    "client_private_key",
+    "ca_file",
+    "client_id",
+    "client_secret",
+    "token_endpoint_auth",
+    "scope",
+    "signing_key_file",
+    "signing_private_key",
+    "signing_key_passphrase",
+    "signing_key_id",
+    "way",
+    "page_size",
+    "max_connections",
+    "requests_per_second",
+    "slice_cap",
+    "retry_budget",
+    "export_deadline",
+    "freshness_deadline_hours",
+)
 # Order of starting; stopped in reverse.
 COMPONENTS: Final[Mapping[str, tuple[str, ...]]] = {
     "api-server": ("api-server",),
@@ -150,6 +181,7 @@ class AirflowServer:
                 stop_seconds=STOP_SECONDS,
             )
         self._wait_healthy(dict.fromkeys(to_start, began))
+        self.store_connections()
         return bool(to_start)
 
     def stop(self) -> bool:
@@ -212,12 +244,18 @@ class AirflowServer:
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__PARALLELISM": str(self._parallelism),
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(self.plugins_folder),
+            # Extras of the mirror's connection that Airflow does not know as secrets by their names.
+            "AIRFLOW__CORE__SENSITIVE_VAR_CONN_NAMES": "requester_cns,client_certificate",
+            # The only user is the admin of this machine; docs/connections.md says what to do elsewhere.
+            "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(self.state_dir / "passwords.json"),
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "30",
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": sql_alchemy,
             "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(self.task_logs),
             "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
+            # Values such as `rnds` in a connection are no secrets; with the default, 5, every task warns that it cannot mask them.
+            "AIRFLOW__LOGGING__MIN_LENGTH_MASKED_SECRET": "3",
             "AIRFLOW__LOGGING__NAMESPACE_LEVELS": "great_expectations=WARNING",
             "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
             # The default, 5, lets a quarter of short tasks hold their slot five seconds after they ended.
@@ -226,8 +264,33 @@ class AirflowServer:
         }
         connections = {OWN_CONNECTION: self._own_connection(), **self._connections}
         for connection_id, connection in connections.items():
+            if connection_id in LISTED_CONNECTIONS:
+                continue
             environment[f"AIRFLOW_CONN_{connection_id.upper()}"] = json.dumps(connection, sort_keys=True)
         return environment | self._settings
+
+    def listed_connections(self) -> dict[str, dict[str, object]]:
+        """Return the connections that are kept in Airflow's database, with every extra of their form."""
+        listed = {}
+        for connection_id in LISTED_CONNECTIONS:
+            connection = self._connections.get(connection_id)
+            if connection is not None:
+                # Airflow's form shows the extras that a connection has, also empty ones, and no others.
+                extra = dict.fromkeys(FORM_EXTRAS) | cast("dict[str, object]", connection.get("extra", {}))
+                listed[connection_id] = {**connection, "extra": extra}
+        return listed
+
+    def store_connections(self) -> None:
+        """Write the connections of the UI into Airflow's database: when they are missing, or when this stack's own settings changed.
+
+        What a person changed in the UI stays until then.
+        """
+        marks = read_json(self.state_dir / "connections.json") or {}
+        for connection_id, wanted in self.listed_connections().items():
+            mark = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
+            if self.api().put_connection(connection_id, wanted, overwrite=marks.get(connection_id) != mark):
+                marks[connection_id] = mark
+                write_json(self.state_dir / "connections.json", marks)
 
     def _own_connection(self) -> dict[str, object]:
         """Let tasks call this Airflow's REST API, for the note of a run."""

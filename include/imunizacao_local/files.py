@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import json
 import os
@@ -15,6 +16,8 @@ from imunizacao_local.errors import LocalError
 
 PRIVATE_FOLDER = 0o700
 PRIVATE_FILE = 0o600
+_ED25519_PKCS8 = bytes.fromhex("302e020100300506032b657004220420")
+"""All of an Ed25519 private key in PKCS#8 but its 32 random bytes (RFC 8410)."""
 
 
 def make_private_folder(path: Path) -> Path:
@@ -70,6 +73,14 @@ def read_or_create_secret(path: Path, *, characters: int = 43) -> str:
         secret = secrets.token_urlsafe(characters)[:characters]
         write_private(path, secret + "\n")
         return secret
+
+
+def create_signing_key(path: Path) -> Path:
+    """Return the file of an Ed25519 key in PEM (PKCS#8, mode 0600); the first call makes a random one."""
+    if not path.exists():
+        body = base64.b64encode(_ED25519_PKCS8 + secrets.token_bytes(32)).decode()
+        write_private(path, f"-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n")
+    return path
 
 
 @contextmanager

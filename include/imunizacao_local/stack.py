@@ -13,7 +13,7 @@ from imunizacao_local import preflight
 from imunizacao_local.airflow_server import AirflowServer
 from imunizacao_local.console import Console
 from imunizacao_local.errors import LocalError
-from imunizacao_local.files import make_private_folder, read_json, read_or_create_secret, write_json
+from imunizacao_local.files import create_signing_key, make_private_folder, read_json, read_or_create_secret, write_json
 from imunizacao_local.mirror import MirrorServer, MirrorSettings
 from imunizacao_local.ports import HIGHEST_PORT, LOOPBACK
 from imunizacao_local.postgres import USER as POSTGRES_USER
@@ -28,7 +28,12 @@ PSEUDONYM_KEY_ID: Final = "local-1"
 REQUESTER_CNS: Final = "700000000000005"
 MARK: Final = "imunizacao-local.json"
 # Settings of the engine that a person may set; they reach the tasks as they are.
-_PASSED_ON: Final = ("IMUNIZACAO_THREADS", "IMUNIZACAO_MEMORY_LIMIT", "IMUNIZACAO_SCRATCH_DIR")
+_PASSED_ON: Final = (
+    "IMUNIZACAO_THREADS",
+    "IMUNIZACAO_MEMORY_LIMIT",
+    "IMUNIZACAO_SCRATCH_DIR",
+    "IMUNIZACAO_EXPECTATIONS",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,8 +204,10 @@ class Stack:
         pipeline = self.seaweed.pipeline_credentials
         connections: dict[str, dict[str, object]] = {
             "imunizacao_mirror": {
-                "conn_type": "http",
+                "conn_type": "fhirmirror",
                 "host": self.mirror.base_url,
+                # Part of the address already; Airflow 3.3.2 tests no connection without one (see provider.py).
+                "port": self.ports.mirror,
                 "extra": {"auth": self.mirror.settings.auth, **self._mirror_token()},
             },
             "imunizacao_s3": {
@@ -219,6 +226,7 @@ class Stack:
                 "login": PSEUDONYM_KEY_ID,
                 "password": self._pseudonym_key(),
             },
+            "imunizacao_signing": {"conn_type": "generic", "extra": {"key_file": str(self._signing_key_file())}},
         }
         if self.postgres.exists():
             connections["imunizacao_controle"] = {
@@ -251,6 +259,7 @@ class Stack:
             "IMUNIZACAO_PUBLIC_BUCKET": PUBLIC_BUCKET,
             "IMUNIZACAO_PSEUDONYM_KEY": self._pseudonym_key(),
             "IMUNIZACAO_PSEUDONYM_KEY_ID": PSEUDONYM_KEY_ID,
+            "IMUNIZACAO_SIGNING_KEY_FILE": str(self._signing_key_file()),
             "IMUNIZACAO_CONTROLE_DSN": self.postgres.dsn(CONTROLE_DATABASE),
             "PYTHONPATH": str(self.root / "include"),
         }
@@ -262,6 +271,9 @@ class Stack:
 
     def _pseudonym_key(self) -> str:
         return read_or_create_secret(self.state_dir / "pseudonym-key", characters=64)
+
+    def _signing_key_file(self) -> Path:
+        return create_signing_key(self.state_dir / "signing-key.pem")
 
     def _mark_state(self) -> None:
         """Mark the folder as ours, once; refuse one that holds other things."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -65,6 +66,17 @@ class Engine:
         """Run a file and fetch its rows: for counts and other small answers."""
         return self._execute(name, read_sql(name), parameters).fetchall()
 
+    def batches(self, name: str, /, *, size: int, **parameters: Parameter) -> Iterator[list[tuple[Any, ...]]]:
+        """Run a file and fetch its rows `size` at a time: for answers that may have one row per dose."""
+        answer = self._execute(name, read_sql(name), parameters)
+        while rows := answer.fetchmany(size):
+            yield rows
+
+    def columns(self, name: str, /, **parameters: Parameter) -> list[tuple[str, str]]:
+        """Name and type of the columns that a file answers with."""
+        described = self._execute(name, read_sql(name), parameters).description or []
+        return [(str(column[0]), str(column[1])) for column in described]
+
     def row(self, name: str, /, **parameters: Parameter) -> tuple[Any, ...]:
         """Run a file that answers exactly one row."""
         found = self.rows(name, **parameters)
@@ -115,6 +127,8 @@ def open_engine(settings: EngineSettings, folder: Path, *, database: str = ":mem
             "threads": settings.threads,
             "memory_limit": settings.memory_limit,
             "temp_directory": str(spill),
+            # Not the whole disk, which stages at the same time, logs and a database may share.
+            "max_temp_directory_size": f"{max(shutil.disk_usage(spill).free * 3 // 4, 1 << 20)}B",
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
         },

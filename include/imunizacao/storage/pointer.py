@@ -18,6 +18,7 @@ def swap(
     decide: Callable[[bytes | None], tuple[bytes | None, R]],
     *,
     cache_control: str = "max-age=10",
+    content_type: str = "application/json",
 ) -> R:
     """Move the pointer `key` to what `decide` wants, and return what it answers.
 
@@ -36,7 +37,7 @@ def swap(
             store.put(
                 key,
                 body,
-                content_type="application/json",
+                content_type=content_type,
                 cache_control=cache_control,
                 only_if_absent=stored is None,
                 only_if_match=stored.etag if stored else "",

@@ -12,6 +12,7 @@ from imunizacao.errors import ConfigurationError
 from imunizacao.storage.store import ObjectStore, PreconditionLost
 
 _RACERS = 8
+_TRIES = 3
 
 
 def probe_store(store: ObjectStore) -> None:
@@ -31,10 +32,10 @@ def probe_store(store: ObjectStore) -> None:
 
 
 def _probe_create_and_swap(store: ObjectStore, key: str) -> None:
-    first = store.put(key, b"1", only_if_absent=True)
+    first = _write(store, key, b"1", only_if_absent=True)
     if _accepts(store, key, b"2", only_if_absent=True):
         raise _refused(store, "it overwrote an object although the write said If-None-Match: *")
-    second = store.put(key, b"2", only_if_match=first)
+    second = _write(store, key, b"2", only_if_match=first)
     if _accepts(store, key, b"3", only_if_match=first):
         raise _refused(store, "it accepted a write with an If-Match that was no longer true")
     found = store.get(key)
@@ -46,10 +47,27 @@ def _probe_create_and_swap(store: ObjectStore, key: str) -> None:
 
 
 def _probe_race(store: ObjectStore, key: str) -> None:
+    """Of simultaneous creates one wins. When none was told so, a response was lost, and the object says who it was."""
     with ThreadPoolExecutor(_RACERS) as pool:
         won = list(pool.map(lambda n: _accepts(store, key, str(n).encode(), only_if_absent=True), range(_RACERS)))
-    if won.count(True) != 1:
+    if won.count(True) > 1 or (won.count(True) == 0 and store.get_or_none(key) is None):
         raise _refused(store, f"{won.count(True)} of {_RACERS} simultaneous If-None-Match: * writes won instead of one")
+
+
+def _write(store: ObjectStore, key: str, body: bytes, *, only_if_absent: bool = False, only_if_match: str = "") -> str:
+    """A write that must be accepted: nobody else knows the key.
+
+    One that was sent twice, because its response was lost, is refused the second time and is there all the same. While the first is
+    still on its way, the store may also refuse the second (409): then it is sent again.
+    """
+    for _ in range(_TRIES):
+        try:
+            return store.put(key, body, only_if_absent=only_if_absent, only_if_match=only_if_match)
+        except PreconditionLost:
+            found = store.get_or_none(key)
+            if found is not None and found.body == body:
+                return found.etag
+    raise _refused(store, "it refused a conditional write whose condition was true")
 
 
 def _probe_checksum(store: ObjectStore, key: str) -> None:

@@ -6,8 +6,10 @@ import base64
 import hashlib
 import io
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -16,10 +18,12 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from imunizacao.errors import ConfigurationError, ContractViolation, PipelineError, StorageUnavailable
-from imunizacao.settings import StorageSettings
+from imunizacao.settings import NominalSettings, StorageSettings
 
 _KEY = re.compile(r"[A-Za-z0-9._=/-]+")
 _BLOCK = 1 << 20
+_DELETE_BATCH = 1000
+"""The most that one DeleteObjects request takes."""
 T = TypeVar("T")
 
 
@@ -41,6 +45,8 @@ class ObjectInfo:
     content_type: str
     sha256: str
     """Hex; empty where the writer stored none."""
+    modified: datetime | None = None
+    """When it was written, by the clock of the store; None where it does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +76,10 @@ class ObjectStore:
 
         def call() -> StoredObject:
             answer = self._client.get_object(Bucket=self.bucket, Key=key)
-            return StoredObject(key=key, etag=answer["ETag"], body=answer["Body"].read())
+            size, etag = int(self._said(answer, "ContentLength", key)), self._etag(answer, key)
+            body: bytes = answer["Body"].read()
+            self._require_whole(key, expected=size, found=len(body))
+            return StoredObject(key=key, etag=etag, body=body)
 
         return self._do("read", key, call)
 
@@ -82,22 +91,34 @@ class ObjectStore:
             return None
 
     def info(self, key: str) -> ObjectInfo | None:
-        """Size, type and checksum of an object, or None when there is none."""
+        """Size, type and checksum of an object, or None when there is none.
+
+        An answer to HEAD that was cut has no body to tell by: before size or checksum are taken for a damaged object, `measure` it.
+        """
 
         def call() -> ObjectInfo:
             answer = self._client.head_object(Bucket=self.bucket, Key=key, ChecksumMode="ENABLED")
             return ObjectInfo(
                 key=key,
-                etag=answer["ETag"],
-                bytes=int(answer["ContentLength"]),
+                etag=self._etag(answer, key),
+                bytes=int(self._said(answer, "ContentLength", key)),
                 content_type=answer.get("ContentType", ""),
                 sha256=_hex(answer.get("ChecksumSHA256", "")) or answer.get("Metadata", {}).get("sha256", ""),
+                modified=answer.get("LastModified"),
             )
 
         try:
             return self._do("inspect", key, call)
         except ObjectMissing:
             return None
+
+    def measure(self, key: str) -> tuple[int, str]:
+        """Size and hex sha256 of the bytes of an object, read to the end; `ObjectMissing` when there is none."""
+        digest, size = hashlib.sha256(), 0
+        for block in self.stream(key):
+            digest.update(block)
+            size += len(block)
+        return size, digest.hexdigest()
 
     def put(
         self,
@@ -134,7 +155,8 @@ class ObjectStore:
             extra["IfMatch"] = only_if_match
 
         def call() -> str:
-            return str(self._client.put_object(Bucket=self.bucket, Key=key, Body=body, **extra)["ETag"])
+            answer = self._client.put_object(Bucket=self.bucket, Key=key, Body=body, **extra)
+            return self._etag(answer, key)
 
         return self._do("write", key, call)
 
@@ -147,11 +169,14 @@ class ObjectStore:
         """Write an object to a local file; with `sha256`, other bytes than expected are a `ContractViolation`."""
 
         def call() -> str:
-            digest = hashlib.sha256()
+            digest, size = hashlib.sha256(), 0
+            answer = self._client.get_object(Bucket=self.bucket, Key=key)
             with path.open("wb") as target:
-                for block in self._client.get_object(Bucket=self.bucket, Key=key)["Body"].iter_chunks(_BLOCK):
+                for block in answer["Body"].iter_chunks(_BLOCK):
                     digest.update(block)
                     target.write(block)
+                    size += len(block)
+            self._require_whole(key, expected=int(self._said(answer, "ContentLength", key)), found=size)
             return digest.hexdigest()
 
         found = self._do("read", key, call)
@@ -164,12 +189,14 @@ class ObjectStore:
     def stream(self, key: str) -> Iterator[bytes]:
         """Blocks of an object, in order."""
         answer = self._do("read", key, lambda: self._client.get_object(Bucket=self.bucket, Key=key))
-        blocks = answer["Body"].iter_chunks(_BLOCK)
+        blocks, size = answer["Body"].iter_chunks(_BLOCK), 0
         while True:
             block = self._do("read", key, lambda: next(blocks, b""))
             if not block:
-                return
+                break
+            size += len(block)
             yield block
+        self._require_whole(key, expected=int(self._said(answer, "ContentLength", key)), found=size)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Objects under a prefix, in key order. Housekeeping and resume only: readers never list."""
@@ -178,14 +205,39 @@ class ObjectStore:
             page = self._do("list", prefix, lambda: next(pages, None))
             if page is None:
                 return
+            self._said(page, "IsTruncated", prefix)
             for item in page.get("Contents", []):
                 yield ObjectInfo(
-                    key=item["Key"], etag=item["ETag"], bytes=int(item["Size"]), content_type="", sha256=""
+                    key=item["Key"],
+                    etag=item["ETag"],
+                    bytes=int(item["Size"]),
+                    content_type="",
+                    sha256="",
+                    modified=item.get("LastModified"),
                 )
 
     def delete(self, key: str) -> None:
         """Remove an object; a missing one is no error."""
         self._do("delete", key, lambda: self._client.delete_object(Bucket=self.bucket, Key=key))
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """Remove objects, a thousand in a request; missing ones are no error, one that stays is a `StorageUnavailable`."""
+        for start in range(0, len(keys), _DELETE_BATCH):
+            batch = keys[start : start + _DELETE_BATCH]
+            answer = self._do("delete", batch[0], partial(self._delete_batch, batch))
+            left = answer.get("Errors", [])
+            if left:
+                raise StorageUnavailable(
+                    f"{len(left)} of {len(batch)} objects of bucket {self.bucket} could not be deleted, the first of them "
+                    f"{left[0].get('Key', '?')} ({left[0].get('Code', '?')}). Check that this identity may delete there."
+                )
+
+    def _delete_batch(self, keys: Sequence[str]) -> dict[str, Any]:
+        objects = [{"Key": key} for key in keys]
+        answer: dict[str, Any] = self._client.delete_objects(
+            Bucket=self.bucket, Delete={"Objects": objects, "Quiet": True}
+        )
+        return answer
 
     def presign(self, key: str, *, seconds: int = 300) -> str:
         """An address that anybody can GET for `seconds`."""
@@ -199,6 +251,26 @@ class ObjectStore:
         """Fail with the next step when the bucket is missing or closed to us."""
         self._do("inspect", "", lambda: self._client.head_bucket(Bucket=self.bucket))
 
+    def _said(self, answer: Mapping[str, Any], name: str, key: str) -> Any:
+        """A field that every answer has. A connection that is cut within the headers looks like an answer without the rest of them."""
+        if name not in answer:
+            raise StorageUnavailable(
+                f"The answer about {self.bucket}/{key} at {self.endpoint_url} broke off: it has no {name}. Run the task again."
+            )
+        return answer[name]
+
+    def _etag(self, answer: Mapping[str, Any], key: str) -> str:
+        etag = str(self._said(answer, "ETag", key))
+        if etag.startswith('"') and not etag[1:].endswith('"'):
+            self._said({}, "whole ETag", key)
+        return etag
+
+    def _require_whole(self, key: str, *, expected: int, found: int) -> None:
+        if expected != found:
+            raise StorageUnavailable(
+                f"The answer with {self.bucket}/{key} at {self.endpoint_url} broke off after {found} of {expected} bytes. Run the task again."
+            )
+
     def _do(self, verb: str, key: str, call: Callable[[], T]) -> T:
         where = f"{self.bucket}/{key}" if key else f"bucket {self.bucket}"
         try:
@@ -209,6 +281,11 @@ class ObjectStore:
             raise StorageUnavailable(
                 f"Cannot {verb} {where}: the local disk or the connection failed ({type(error).__name__}: {error.strerror}). "
                 "Free scratch disk (IMUNIZACAO_SCRATCH_DIR), then run the task again; see docs/runbook/full-disk.md."
+            ) from error
+        except ValueError as error:
+            # A date or a number in a header that was cut: botocore reads headers as if they were whole.
+            raise StorageUnavailable(
+                f"The answer about {where} at {self.endpoint_url} cannot be read ({type(error).__name__}): it broke off. Run the task again."
             ) from error
         except BotoCoreError as error:
             raise StorageUnavailable(
@@ -222,7 +299,7 @@ class ObjectStore:
         if code == "NoSuchBucket" or (status == 404 and where.startswith("bucket ")):
             return ConfigurationError(
                 f"Bucket {self.bucket} does not exist at {self.endpoint_url}. Create it, or set the right name "
-                "(IMUNIZACAO_WORK_BUCKET / IMUNIZACAO_PUBLIC_BUCKET, or extras of connection imunizacao_s3)."
+                "(IMUNIZACAO_WORK_BUCKET / IMUNIZACAO_PUBLIC_BUCKET / IMUNIZACAO_NOMINAL_BUCKET, or extras of connections imunizacao_s3, imunizacao_nominal)."
             )
         if verb == "write" and (status in {409, 412} or (status == 404 and code == "NoSuchKey")):
             return PreconditionLost(f"{where}: conditional write refused ({code}).")
@@ -252,6 +329,12 @@ def open_work_store(settings: StorageSettings) -> ObjectStore:
 def open_public_store(settings: StorageSettings) -> ObjectStore:
     """The bucket that readers see."""
     return ObjectStore(_client(settings), settings.public_bucket, settings.endpoint_url)
+
+
+def open_nominal_store(settings: StorageSettings, nominal: NominalSettings) -> ObjectStore:
+    """The bucket of files with identifiers, on the same service, by its own identity where there is one."""
+    own = replace(settings, access_key=nominal.access_key, secret_key=nominal.secret_key)
+    return ObjectStore(_client(own), nominal.bucket, settings.endpoint_url)
 
 
 def _client(settings: StorageSettings) -> Any:
