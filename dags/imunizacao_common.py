@@ -1,4 +1,4 @@
-"""The only glue between Airflow and the package `imunizacao`: day, services, links, notes and retries of all DAGs.
+"""The only glue between Airflow and the package `imunizacao` that DAG files import: day, services, links, notes and retries.
 
 Heavy libraries are imported inside the functions that a task calls, never while a DAG file is parsed.
 """
@@ -8,73 +8,133 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import (
-    Connection,
-    ExceptionRetryPolicy,
-    Param,
-    RetryAction,
-    RetryRule,
-    get_current_context,
-)
+from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference
 
-from imunizacao_airflow.links import DataDocsLink, ManifestLink, PublicationLink
+from imunizacao_airflow.acks import acknowledge
+from imunizacao_airflow.alerts import day_not_published
+from imunizacao_airflow.decide import REASON_PARAMS, DecideDay
+from imunizacao_airflow.links import DataDocsLink, DocsIndexLink, ManifestLink, PublicationLink
+from imunizacao_airflow.nominal import nominal
+from imunizacao_airflow.operators import STALE_NOTE, WaitForMirror, waited_from_json
+from imunizacao_airflow.params import (
+    CNES_CHANGE_PARAMS,
+    DAY_PARAMS,
+    HOUSEKEEPING_PARAMS,
+    MIRROR_PARAMS,
+    RECHECK_PARAMS,
+    REFERENCE_PARAMS,
+    REPLAY_PARAMS,
+    WITHDRAWAL_PARAMS,
+)
+from imunizacao_airflow.policies import (
+    DEFAULT_ARGS,
+    EACH_DAY,
+    MIRROR_RETRIES,
+    PART_OF_DAY,
+    WAIT_POLICY,
+    WHOLE_DAY,
+)
+from imunizacao_airflow.tasks import (
+    OBJECTS,
+    attempt,
+    docs_links,
+    explain_failure,
+    open_services,
+    readable_errors,
+    run_context,
+    set_links,
+    set_run_note,
+    stage,
+)
 
 if TYPE_CHECKING:
-    from imunizacao.models import RunContext
-    from imunizacao.pipeline import Services
+    from imunizacao.models import PublishReceipt, ValidateReceipt
 
-MIRROR_RETRIES = 40
-"""Of ten minutes each: at 00:00 the mirror may not have reached the end of the day yet, and is waited for until the morning."""
+__all__ = [
+    "CNES_CHANGE_PARAMS",
+    "DAY_PARAMS",
+    "DEADLINE",
+    "DEFAULT_ARGS",
+    "EACH_DAY",
+    "HOUSEKEEPING_PARAMS",
+    "MIRROR_PARAMS",
+    "MIRROR_RETRIES",
+    "OBJECTS",
+    "PART_OF_DAY",
+    "RECHECK_PARAMS",
+    "REFERENCE_PARAMS",
+    "REPLAY_PARAMS",
+    "WHOLE_DAY",
+    "WITHDRAWAL_PARAMS",
+    "DataDocsLink",
+    "DocsIndexLink",
+    "ManifestLink",
+    "PublicationLink",
+    "acknowledge",
+    "attempt",
+    "decide_day",
+    "explain_failure",
+    "link_docs",
+    "link_publication",
+    "nominal",
+    "note_publication",
+    "open_services",
+    "readable_errors",
+    "run_context",
+    "set_links",
+    "set_run_note",
+    "stage",
+    "stale_accepted",
+    "wait_for_mirror",
+    "with_links",
+]
 
-__all__ = ["DataDocsLink", "ManifestLink", "PublicationLink"]
-
-OBJECTS = "/imunizacao/objects"
-
-RETRY_POLICY = ExceptionRetryPolicy(
-    rules=[
-        RetryRule(
-            exception=["imunizacao.errors.MirrorUnavailable", "imunizacao.errors.StorageUnavailable"],
-            action=RetryAction.RETRY,
-            retry_delay=timedelta(minutes=10),
-            reason="the other side may be back later",
-        ),
-        RetryRule(
-            exception="imunizacao.errors.PublicationConflict",
-            action=RetryAction.RETRY,
-            retry_delay=timedelta(seconds=20),
-            reason="another run moved the same pointer",
-        ),
-        RetryRule(
-            exception=["imunizacao.errors.PipelineError"],
-            action=RetryAction.FAIL,
-            reason="the same input would fail again: a person must look",
-        ),
-    ]
+DEADLINE = DeadlineAlert(
+    name="Dia publicado em 6 horas",
+    # Not the logical date: a backfill of January would be late by months before it has begun.
+    reference=DeadlineReference.DAGRUN_QUEUED_AT,
+    interval=timedelta(hours=6),
+    # In the triggerer, not in a worker: it must speak when all workers are taken, too.
+    callback=AsyncCallback(day_not_published),
 )
-"""Transient errors are tried again; a broken contract, a held day or a wrong setting fails at once."""
-
-DAY_PARAMS = {
-    "reference_day": Param(
-        None,
-        type=["null", "string"],
-        format="date",
-        title="Dia de referência",
-        description="AAAA-MM-DD, dia em que o documento entrou na RNDS. Vazio: o dia do intervalo; em execução manual, ontem.",
-    ),
-    "cnes": Param(
-        "newest",
-        type="string",
-        pattern="^(newest|[0-9]{6})$",
-        title="Competência do CNES",
-        description="`newest` ou AAAAMM de uma tabela importada.",
-    ),
-}
-"""Params of every DAG that works on one day."""
+"""Of every DAG whose runs publish a day."""
 
 
-def set_links(**links: str) -> None:
-    """Leave the targets of the task's links where `get_link` finds them at the end of the task, also of a failed one."""
-    get_current_context()["task"].imunizacao_links = links
+def wait_for_mirror() -> WaitForMirror:
+    """Task that holds a run until the mirror has reached the end of its day."""
+    return WaitForMirror(
+        task_id="wait_for_mirror",
+        retry_policy=WAIT_POLICY,
+        doc_md="Waits, without a worker slot, until the mirror has a document from after the day; gives up at a deadline.",
+    )
+
+
+def decide_day(validated: Any) -> DecideDay:
+    """Task that asks a person when the rules want that, and lets every other day pass at once."""
+    return DecideDay(
+        task_id="decide",
+        validated=validated,
+        params=REASON_PARAMS,
+        doc_md="Passes at once unless a rule asks: then a person publishes or holds the day under *Required Actions*, with a reason.",
+    )
+
+
+def link_docs() -> None:
+    """Link the task to the report of its day and to the verdicts of all days; both are there when it ends."""
+    docs_links(run_context())
+
+
+def stale_accepted(waited: str) -> bool:
+    """Whether `wait_for_mirror` let the run pass because a person said so."""
+    return waited_from_json(waited).accepted_stale
+
+
+def note_publication(published: PublishReceipt, validated: ValidateReceipt, waited: str) -> None:
+    """Write what was published into the note of the run, and that the mirror had stopped, if a person accepted that."""
+    from imunizacao import pipeline
+
+    note = pipeline.run_note(published, validated)
+    set_run_note(f"{note} · {STALE_NOTE}" if stale_accepted(waited) else note)
 
 
 def link_publication() -> None:
@@ -83,68 +143,7 @@ def link_publication() -> None:
     set_links(day=f"/imunizacao/day/{day}", head=f"{OBJECTS}/public/v1/days/{day}/head.json")
 
 
-def run_context() -> RunContext:
-    """Day and run of the current task, by the one rule in `imunizacao.reference_day`."""
-    from imunizacao.models import RunContext
-    from imunizacao.paths import code_version
-    from imunizacao.reference_day import from_airflow_context
-
-    context = get_current_context()
-    return RunContext.create(
-        day=from_airflow_context(context), run_id=context["dag_run"].run_id, code_version=code_version()
-    )
-
-
-def attempt() -> int:
-    """Which try of the task this is, from 1."""
-    return int(get_current_context()["ti"].try_number)
-
-
-def open_services() -> Services:
-    """Services from the connections `imunizacao_*`, with the engine limits of this worker."""
-    from airflow.providers.postgres.hooks.postgres import PostgresHook
-
-    from imunizacao import pipeline
-    from imunizacao_airflow.connections import CONTROLE, settings_from_connections
-
-    return pipeline.open_services(
-        settings_from_connections(Connection.get),
-        connect=lambda: PostgresHook(postgres_conn_id=CONTROLE).get_conn(),
-    )
-
-
-def set_run_note(text: str) -> None:
-    """Write the note of the current DAG run through Airflow's REST API (connection `imunizacao_airflow`).
-
-    A note that cannot be written is no reason to fail a published day: the log says so instead.
-    """
-    from imunizacao_airflow.notes import write_run_note
-
-    run = get_current_context()["dag_run"]
-    write_run_note(Connection.get, dag_id=run.dag_id, run_id=run.run_id, text=text)
-
-
-def note_failure(context: Any) -> None:
-    """`on_failure_callback` and `on_retry_callback`: the first sentence of the error becomes the note of the run, so that the grid tells what happened."""
-    from imunizacao_airflow.notes import sentence_of, write_run_note
-
-    error = context.get("exception")
-    run = context["dag_run"]
-    task = context["task"].task_id
-    write_run_note(Connection.get, dag_id=run.dag_id, run_id=run.run_id, text=f"{task}: {sentence_of(error)}")
-
-
 def with_links(task_output: Any, *links: Any) -> Any:
     """Give a TaskFlow task its link buttons."""
     task_output.operator.operator_extra_links = links
     return task_output
-
-
-DEFAULT_ARGS = {
-    "retries": 3,
-    "retry_delay": timedelta(minutes=2),
-    "retry_policy": RETRY_POLICY,
-    "on_failure_callback": note_failure,
-    "on_retry_callback": note_failure,
-}
-"""How every task of every DAG fails."""

@@ -43,4 +43,10 @@ class ImunizacaoPlugin(AirflowPlugin):
             "destination": "nav",
             "url_route": "imunizacao-meses",
         },
+        {
+            "name": "Validação",
+            "href": "/imunizacao/verdicts",
+            "destination": "nav",
+            "url_route": "imunizacao-validacao",
+        },
     ]
