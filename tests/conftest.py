@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from imunizacao.settings import StorageSettings, storage_settings
@@ -18,6 +19,10 @@ from imunizacao_local.seaweed import SeaweedPorts, SeaweedServer
 
 FROZEN_NOW = datetime(2026, 3, 15, 4, 10, tzinfo=UTC)
 """Already the 15th in Brasília too: the 14th is over."""
+
+# A test says whether something is right, never how fast: machines that run several tests at once are slow now and then.
+hypothesis.settings.register_profile("imunizacao", deadline=None)
+hypothesis.settings.load_profile("imunizacao")
 
 
 @pytest.fixture(scope="session")

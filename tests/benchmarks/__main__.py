@@ -28,7 +28,7 @@ from imunizacao_local.seaweed import SeaweedPorts, SeaweedServer
 
 ROOT = Path(__file__).resolve().parents[2]
 DAY = ReferenceDay.parse("2026-03-14")
-STAGES = ("flatten", "validate", "split", "publish", "reconcile")
+STAGES = ("flatten", "validate", "split", "acknowledge", "publish", "reconcile")
 TO_FILES = ("flatten", "validate", "split")
 TARGET_CPU_PER_MILLION = 60.0
 TARGET_PEAK_MB = 1200.0
@@ -129,12 +129,14 @@ def _measure_size(count: int, server: SeaweedServer, folder: Path, memory: str) 
     for stage in STAGES:
         stages[stage] = _python("tests.benchmarks.stage", stage, str(state_file))
         print(f"… {count:,} documents: {stage} {stages[stage]['cpu']:.1f} CPU s", file=sys.stderr)
+    bare = _python("tests.benchmarks.upload", str(state_file))
     receipts = json.loads(state_file.read_text())["receipts"]
     published = json.loads(receipts["publish"])
     return {
         "count": count,
         "floors": floors,
         "stages": stages,
+        "bare": bare,
         "rows": published["doses"]["published"],
         "files": published["files"],
         "bytes": published["bytes"],
@@ -231,6 +233,7 @@ def _page(sizes: list[dict[str, Any]], extraction: dict[str, Any] | None, *, mem
             ("simdjson", "floor: parse (simdjson)"),
         ):
             lines.append(_row(label, size["floors"][name], size["count"], floor))
+        lines.append(_row("peer: bare upload of the same CSVs", size["bare"], size["count"], floor))
         for stage in STAGES:
             lines.append(_row(f"`{stage}`", size["stages"][stage], size["count"], floor))
         lines.append(_row("**landing → validated files with hashes**", _sum(size, TO_FILES), size["count"], floor))
@@ -248,7 +251,16 @@ def _page(sizes: list[dict[str, Any]], extraction: dict[str, Any] | None, *, mem
         f"| peak memory ≤ {TARGET_PEAK_MB:.0f} MB | {total['peak_mb']:.0f} | {_held(total['peak_mb'] <= TARGET_PEAK_MB)} |",
     ]
     share = biggest["stages"]["validate"]["cpu"] / total["cpu"]
-    lines.append(f"| validation ≤ 30 % of that CPU time | {share:.0%} | {_held(share <= 0.30)} |")
+    lines.append(
+        f"| validation with Data Docs and quarantine ≤ 30 % of that CPU time | {share:.0%} | {_held(share <= 0.30)} |"
+    )
+    judged = biggest["stages"]["validate"]["peak_mb"]
+    lines.append(f"| validation ≤ 1,000 MB | {judged:.0f} | {_held(judged <= 1000)} |")
+    speed = biggest["bare"]["wall"] / biggest["stages"]["publish"]["wall"]
+    lines.append(
+        f"| publish ≥ 60 % of the speed of a bare concurrent uploader ({biggest['bare']['files']:,} files) | {speed:.0%} | "
+        f"{_held(speed >= 0.60)} |"
+    )
     if extraction is not None:
         ratio = extraction["ours"]["wall"] / extraction["peer"]["wall"]
         lines += [

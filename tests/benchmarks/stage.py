@@ -67,6 +67,13 @@ def main(stage: str, state_file: Path) -> None:
             validated=ValidateReceipt.from_json(receipts["validate"]),
             references=pipeline.references_from_json(state["references"]),
         ).to_json()
+    elif stage == "acknowledge":
+        receipts["acknowledge"] = pipeline.acknowledge(
+            context,
+            services,
+            flattened=FlattenReceipt.from_json(receipts["flatten"]),
+            validated=ValidateReceipt.from_json(receipts["validate"]),
+        ).to_json()
     elif stage == "publish":
         inputs = PublishInputs(
             extract=ExtractReceipt.from_json(receipts["extract"]),

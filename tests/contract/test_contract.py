@@ -93,6 +93,7 @@ OURS = [
     "co_ibge_municipio_paciente",
     "co_ibge_municipio_estabelecimento",
     "st_residente_uf",
+    "co_paciente_anterior",
 ]
 CONTRACTS = ("dose", "removed")
 
@@ -120,7 +121,7 @@ def column_node(node: dict[str, Any], name: str) -> dict[str, Any]:
 def test_columns_are_the_official_ones_in_order_then_ours(dose: Contract) -> None:
     assert list(dose.names) == OFFICIAL + OURS
     assert dose.official_columns == len(OFFICIAL) == 56
-    assert dose.version == "1.0.0"
+    assert dose.version == "1.1.0"
     assert dose.primary_key == ("co_documento",)
     assert dose.sort_key == ("co_municipio_estabelecimento", "co_documento")
 
@@ -147,7 +148,7 @@ def test_columns_that_stay_empty(dose: Contract) -> None:
 
 def test_nothing_that_identifies_a_person_is_published_plain(dose: Contract) -> None:
     pseudonyms = {column.name for column in dose.columns if column.privacy == "pseudonym"}
-    assert pseudonyms == {"co_paciente", "co_identificador_sistema"}
+    assert pseudonyms == {"co_paciente", "co_paciente_anterior", "co_identificador_sistema"}
     for name in pseudonyms:
         column = dose.column(name)
         assert column.accepts("0a" * 32)
@@ -318,7 +319,7 @@ def test_a_malformed_column_is_refused(column: str, change: dict[str, Any], faul
         ({"primary_key": []}, "primary_key is empty"),
         ({"sort_key": ["co_municipio_estabelecimento"]}, "the order of the rows is not total"),
         ({"text_columns": ["co_lote_vacina"]}, "text_columns and privacy free-text must agree"),
-        ({"official_columns": 66}, "official_columns is 66, of 65 columns"),
+        ({"official_columns": 67}, "official_columns is 67, of 66 columns"),
         ({"datetime_offset": "BRT"}, "datetime_offset 'BRT' does not match"),
         ({"columns": {}}, "columns must be a list"),
         ({"columns": ["co_documento"]}, "column 1: must be a mapping"),
@@ -328,6 +329,67 @@ def test_a_malformed_column_is_refused(column: str, change: dict[str, Any], faul
 def test_a_malformed_contract_is_refused(change: dict[str, Any], fault: str) -> None:
     with pytest.raises(ContractViolation, match=re.escape(fault)):
         parse({**as_node(), **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"privacy": "identifier"}, "privacy identifier may not leave in profile pseudonymised"),
+        ({"name": "nu_cpf_paciente"}, "column nu_cpf_paciente: its name says that it identifies a person"),
+        ({"name": "dt_nascimento_paciente"}, "its name says that it identifies a person"),
+        ({"fhir_path": "Patient.name.text"}, "Patient.name.text identifies a person: privacy must be identifier"),
+        ({"fhir_path": "Composition.subject.identifier.value"}, "identifies a person: privacy must be identifier"),
+        ({"fhir_path": "Immunization.performer.actor.reference"}, "identifies a person"),
+    ],
+)
+def test_a_column_that_says_who_somebody_is_cannot_be_called_otherwise(change: dict[str, Any], fault: str) -> None:
+    node = as_node()
+    column_node(node, "co_sistema_origem").update(change)
+    with pytest.raises(ContractViolation, match=re.escape(fault)):
+        parse(node)
+
+
+def test_the_nominal_contract_is_that_of_the_doses_with_the_person(dose: Contract) -> None:
+    nominal = load_contract("nominal")
+    person = ("nu_cns_paciente", "nu_cpf_paciente", "dt_nascimento_paciente")
+    assert nominal.names == (*dose.names, *person)
+    assert nominal.columns[: len(dose.columns)] == dose.columns
+    assert {nominal.column(name).privacy for name in person} == {"identifier"}
+    with pytest.raises(ContractViolation, match="dt_nascimento_paciente, nu_cns_paciente, nu_cpf_paciente are not on"):
+        module.require_may_leave(dose, module.csv_header(nominal))
+    with pytest.raises(ContractViolation, match="in profile pseudonymised"):
+        parse({**as_node("nominal"), "profile": "pseudonymised"}, "nominal")
+
+
+def test_free_text_cannot_be_required() -> None:
+    node = as_node()
+    column_node(node, "co_lote_vacina")["required"] = True
+    with pytest.raises(ContractViolation, match="free text cannot be required"):
+        parse(node)
+
+
+def test_all_columns_of_a_contract_may_leave(dose: Contract) -> None:
+    assert dose.may_leave == dose.names
+    module.require_may_leave(dose, module.csv_header(dose))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        (
+            ';"sg_vacina"',
+            ';"sg_vacina";"nu_cns_paciente"',
+            "nu_cns_paciente are not on the allow-list of contract dose",
+        ),
+        (';"sg_vacina"', "", "missing sg_vacina"),
+        ('"co_documento";"co_paciente"', '"co_paciente";"co_documento"', "another order or spelling"),
+        ('"co_documento"', "co_documento", "another order or spelling"),
+        ("\n", "", "another order or spelling"),
+    ],
+)
+def test_a_header_that_is_not_the_contract_does_not_leave(dose: Contract, old: str, new: str, fault: str) -> None:
+    with pytest.raises(ContractViolation, match=re.escape(fault)):
+        module.require_may_leave(dose, module.csv_header(dose).replace(old, new, 1))
 
 
 def test_a_key_written_twice_is_refused() -> None:

@@ -17,7 +17,7 @@ SOURCES = {
     match["path"]: (int(match["rows"]), match["sha256"])
     for match in _LINE.finditer((REFERENCE / "SOURCES.md").read_text(encoding="utf-8"))
 }
-FOLDERS = ("ibge", "pni", "cnes_layout")
+FOLDERS = ("ibge", "pni", "cnes_layout", "rnds")
 
 
 def read(path: str) -> list[dict[str, str]]:
@@ -34,7 +34,7 @@ def check_digit(code6: str) -> str:
 def test_every_table_has_a_source_and_every_source_a_table() -> None:
     tables = {f"{folder}/{path.name}" for folder in FOLDERS for path in Path(REFERENCE, folder).iterdir()}
     assert set(SOURCES) == tables, "Add the table to include/reference/SOURCES.md, or remove its line there."
-    assert len(tables) == 26
+    assert len(tables) == 29
 
 
 @pytest.mark.parametrize("path", sorted(SOURCES))

@@ -16,7 +16,7 @@ from imunizacao.paths import CONTRACT
 Json = dict[str, Any]
 DAY = "2026-03-14"
 A, B, C = "a" * 64, "b" * 64, "c" * 64
-NAMES = ("head", "day", "outcome", "month-index", "catalog")
+NAMES = ("head", "day", "outcome", "month-index", "catalog", "keys", "publication", "bulk-publish")
 UFS = [
     "11:RO",
     "12:AC",
@@ -53,6 +53,8 @@ REFERENCES = {
     "pni": {"sha256": C},
 }
 RULES = {"suite": "dose", "sha256": A}
+KEY = "0123456789abcdef"
+SIGNATURE = {"path": f"v1/days/{DAY}/c-{B}/day.{KEY}.dsse.json", "sha256": C, "bytes": 700, "keyId": KEY}
 
 
 def head() -> Json:
@@ -72,7 +74,7 @@ def head() -> Json:
         "codeVersion": "0123456789ab",
         "source": {"announced": 1003, "fetched": 1003, "duplicates": 3, "unique": 1000},
         "account": dict(ACCOUNT),
-        "quarantinedByReason": {"CNES_UNKNOWN": 4, "IMU-004": 8},
+        "quarantinedByReason": {"CNES_UNKNOWN": "*", "IMU-004": 8},
         "references": copy.deepcopy(REFERENCES),
         "rules": dict(RULES),
     }
@@ -83,8 +85,20 @@ def head() -> Json:
         "reason": "late-arrivals",
         "note": "Doze documentos chegaram depois da primeira publicação.",
         "supersedes": 1,
-        "diff": {"path": f"v1/days/{DAY}/diff/1-2", "added": 12, "changed": 0, "removed": 0},
+        "decision": {"choice": "publish", "reason": "Conferido com a secretaria.", "rules": ["IMU-190"]},
+        "diff": {
+            "path": f"v1/days/{DAY}/diff/1-2-{C}",
+            "added": 12,
+            "changed": 1,
+            "removed": 0,
+            "files": {name: {"bytes": 900, "sha256": C} for name in ("added", "changed", "removed")},
+            "ufs": {
+                "35": {"added": 12, "changed": 1, "removed": 0, "movedIn": 1},
+                "53": {"added": 0, "changed": 0, "removed": 0, "movedOut": 1},
+            },
+        },
         "reconciliation": {"verdict": "ok", "checkedAt": "2026-03-15T02:11:00Z"},
+        "signature": dict(SIGNATURE),
     }
     return {
         "schema": "imunizacao.head/1",
@@ -99,6 +113,7 @@ def head() -> Json:
             "rows": 980,
             "publishedAt": "2026-03-15T02:10:00Z",
             "dataThrough": "2026-03-15T00:00:00.000-03:00",
+            "signature": dict(SIGNATURE),
         },
         "history": [entry, later],
     }
@@ -127,6 +142,25 @@ def withdrawn_head() -> Json:
     return node | {"revision": 3, "state": "withdrawn", "current": None}
 
 
+def head_without_a_uf() -> Json:
+    """A UF withdrawn, and its files removed since."""
+    node = head()
+    entry = copy.deepcopy(node["history"][1]) | {
+        "revision": 3,
+        "reason": "withdrawal",
+        "ufs": ["53"],
+        "note": "Retirado a pedido do órgão responsável.",
+        "supersedes": 2,
+    }
+    del entry["diff"], entry["decision"]
+    node["history"].append(entry)
+    for one in node["history"]:
+        one["purgedUfs"] = ["53"]
+    node["history"][1]["diff"]["purgedAt"] = "2026-04-15T00:00:00Z"
+    withdrawn = {"revision": 3, "reason": entry["note"], "at": entry["publishedAt"], "purgedAt": "2026-04-15T00:00:00Z"}
+    return node | {"revision": 3, "withdrawnUfs": {"53": withdrawn}}
+
+
 def empty_head() -> Json:
     node = head()
     node["history"] = node["history"][:1]
@@ -146,6 +180,7 @@ def day() -> Json:
         "contract": {"name": "dose", "version": load_contract().version},
         "rows": 980,
         "municipalities": 310,
+        "residence": {"known": 540, "unknown": 440},
         "files": {
             "ufs": [
                 {
@@ -156,6 +191,7 @@ def day() -> Json:
                     "bytes": 2000,
                     "rows": 40,
                     "municipalities": 12,
+                    "residents": 20,
                 }
                 for uf, sigla in (item.split(":") for item in UFS)
             ],
@@ -164,7 +200,7 @@ def day() -> Json:
         },
         "references": copy.deepcopy(REFERENCES),
         "rules": dict(RULES),
-        "pseudonym": {"method": "HMAC-SHA256", "keyId": "k1"},
+        "pseudonym": {"method": "HMAC-SHA256", "keyId": "k2", "previousKeyId": "k1"},
         "neutralised": {"co_lote_vacina": 2},
         "blanked": {"co_vacina_fabricante": 1},
         "completeness": {"co_documento": 980, "dt_deletado_rnds": 0},
@@ -176,9 +212,13 @@ def outcome() -> Json:
         "schema": "imunizacao.outcome/1",
         "day": DAY,
         "account": {"unique": 1000, **ACCOUNT},
-        "quarantinedByReason": {"CNES_UNKNOWN": 4, "IMU-004": 8},
-        "quarantinedByUf": {"53": {"IMU-004": 8}, "00": {"CNES_UNKNOWN": 4}},
-        "warnings": [{"rule": "IMU-021", "count": 7}],
+        "quarantinedByReason": {"CNES_UNKNOWN": "*", "IMU-004": 8},
+        "quarantinedByUf": {"53": {"IMU-004": 8}, "00": {"CNES_UNKNOWN": "*"}},
+        "warnings": [
+            {"rule": "IMU-021", "count": 8},
+            {"rule": "IMU-022", "count": "*"},
+            {"rule": "IMU-103", "count": 1, "scope": "day"},
+        ],
     }
 
 
@@ -195,6 +235,7 @@ def month_index() -> Json:
                 "path": f"v1/days/{DAY}/head.json",
                 "root": {"path": f"v1/days/{DAY}/c-{B}/day.json", "sha256": B},
                 "ufs": {"53": 40, "35": 940},
+                "residents": {"53": 20, "35": 520},
             },
             {
                 "day": "2026-03-15",
@@ -204,9 +245,17 @@ def month_index() -> Json:
                 "path": "v1/days/2026-03-15/head.json",
                 "root": None,
                 "ufs": {},
+                "residents": {},
             },
         ],
     }
+
+
+def month_index_without_a_uf() -> Json:
+    """Every dose of the day is of the UF that was withdrawn."""
+    node = month_index()
+    node["days"][0] |= {"rows": 0, "ufs": {"35": 0}, "residents": {"35": 0}, "withdrawnUfs": ["53"]}
+    return node
 
 
 def catalog() -> Json:
@@ -221,19 +270,90 @@ def catalog() -> Json:
                 "sg_uf": "SP",
                 "description": "Doses aplicadas em São Paulo.",
             },
+            {"slug": "imunizacao-residentes-df", "title": "imunização-residentes-df", "uf": "53", "sg_uf": "DF"},
         ],
         "contract": {"name": "dose", "version": "1.0.0"},
-        "months": [{"month": "2026-03", "path": "v1/months/2026-03/index.json", "days": 2, "rows": 980}],
-        "totals": {"days": 2, "rows": 980},
+        "dictionary": {"path": "v1/dados/dicionario-1.0.0-0123456789ab.html", "sha256": A, "bytes": 90000},
+        "months": [
+            {
+                "month": "2026-03",
+                "path": "v1/months/2026-03/index.json",
+                "days": 2,
+                "rows": 980,
+                "residents": 540,
+                "bulkPublish": "v1/months/2026-03/bulk-publish.json",
+                "revisions": 3,
+            }
+        ],
+        "totals": {"days": 2, "rows": 980, "residents": 540},
+    }
+
+
+def signed_catalog() -> Json:
+    return catalog() | {"keys": "v1/keys/index.json"}
+
+
+def keys() -> Json:
+    entry = {"keyId": KEY, "algorithm": "Ed25519", "path": f"v1/keys/{KEY}.pub", "sha256": A}
+    since = "2026-03-15T02:10:00+00:00"
+    return {
+        "schema": "imunizacao.keys/1",
+        "keys": [
+            entry | {"state": "revoked", "since": since, "until": "2026-04-01T12:00:00+00:00"},
+            entry | {"keyId": KEY[::-1], "path": f"v1/keys/{KEY[::-1]}.pub", "state": "active", "since": since},
+        ],
+    }
+
+
+def publication() -> Json:
+    return {"day": DAY, "contentId": B, "rows": 980}
+
+
+def bulk_publish() -> Json:
+    folder = f"../../days/{DAY}/c-{B}"
+    return {
+        "manifestType": "http://hl7.org/fhir/uv/bulkdata/StructureDefinition/BulkPublishManifest",
+        "transactionTime": "2026-03-16T00:00:00-03:00",
+        "updateCadence": "P1D",
+        "requiresAccessToken": False,
+        "outputFormat": "text/csv",
+        "output": [
+            {
+                "type": "Immunization",
+                "url": f"{folder}/uf=53/imunizacao-total-df_{DAY}.csv",
+                "count": 40,
+                "fileSize": 9000,
+                "extension": {"rnds:sha256": A, "rnds:day": DAY, "rnds:operation": "imunizacao-total-df"},
+            }
+        ],
+        "deleted": [
+            {
+                "url": f"{folder}/removed.csv",
+                "count": 2,
+                "fileSize": 300,
+                "extension": {"rnds:sha256": C, "rnds:day": DAY},
+            }
+        ],
+        "extension": {
+            "rnds:schema": "imunizacao.bulk-publish/1",
+            "rnds:month": "2026-03",
+            "rnds:days": {
+                DAY: {"revision": 2, "contentId": B, "dataThrough": "2026-03-15T00:00:00-03:00"},
+                "2026-03-15": {"revision": 3, "dataThrough": "2026-03-16T00:00:00-03:00"},
+            },
+        },
     }
 
 
 EXAMPLES: dict[str, list[Callable[[], Json]]] = {
-    "head": [head, empty_head, withdrawn_head],
+    "head": [head, empty_head, withdrawn_head, head_without_a_uf],
     "day": [day],
     "outcome": [outcome],
-    "month-index": [month_index],
-    "catalog": [catalog],
+    "month-index": [month_index, month_index_without_a_uf],
+    "catalog": [catalog, signed_catalog],
+    "keys": [keys],
+    "publication": [publication],
+    "bulk-publish": [bulk_publish],
 }
 
 
@@ -335,16 +455,38 @@ def test_every_top_level_key_is_required(name: str, make: Callable[[], Json]) ->
         (head, "history/0/source/unique", 1.5),
         (head, "history/0/quarantinedByReason", {"cpf 12345678909": 1}),
         (head, "history/0/commitToken", ""),
+        (head, "history/1/decision/choice", "hold"),
+        (head, "history/1/decision/reason", "short"),
+        (head, "history/1/decision/reason", "paciente 12345678909 conferido"),
+        (head, "history/1/decision/rules", []),
+        (head, "history/1/decision/decidedBy", "ana"),
         (head, "history/1/diff/path", "../diff/1-2"),
+        (head, "history/1/diff/path", f"v1/days/{DAY}/diff/1-2"),
         (head, "history/1/diff/added", ...),
+        (head, "history/1/diff/files/removed", ...),
+        (head, "history/1/diff/files/changed/sha256", "c"),
+        (head, "history/1/diff/ufs", {"99": {"added": 1, "changed": 0, "removed": 0}}),
+        (head, "history/1/diff/ufs/35/removed", ...),
+        (head, "history/1/diff/ufs/35/moved", 1),
         (head, "history/1/reconciliation/verdict", "maybe"),
         (head, "history/0/references/cnes/competencia", "2026-02"),
         (head, "history/0/rules/sha256", ...),
         (head, "history/0/pacientes", []),
         (empty_head, "current/rows", 1),
         (empty_head, "history/0/account/published", 1),
+        (head, "current/signature", {}),
+        (head, "current/signature/path", f"v1/days/{DAY}/c-{B}/day.json"),
+        (head, "current/signature/keyId", KEY.upper()),
+        (head, "history/1/signature/sig", "AAAA"),
         (withdrawn_head, "current", head()["current"]),
         (withdrawn_head, "history/2/reason", "late-arrivals"),
+        (withdrawn_head, "history/2/ufs", ["53"]),
+        (head_without_a_uf, "history/2/ufs", ...),
+        (head_without_a_uf, "history/2/ufs", []),
+        (head_without_a_uf, "history/2/reason", "correction"),
+        (head_without_a_uf, "history/2/purgedUfs", ["99"]),
+        (head_without_a_uf, "withdrawnUfs", {}),
+        (head_without_a_uf, "withdrawnUfs/53/reason", ...),
     ],
 )
 def test_a_bad_head_is_refused(make: Callable[[], Json], path: str, value: object) -> None:
@@ -369,6 +511,10 @@ def test_a_bad_head_is_refused(make: Callable[[], Json], path: str, value: objec
         ("files/ufs/0/path", "uf=12/datapackage.json"),
         ("files/ufs/0/path", f"v1/days/{DAY}/uf=11/datapackage.json"),
         ("files/ufs/26/bytes", 0),
+        ("files/ufs/26/residents", ...),
+        ("files/ufs/26/residents", -1),
+        ("residence/known", ...),
+        ("residence", {"known": 540, "unknown": 440, "foreign": 0}),
         ("files/ufs/26/sha256", f"sha256:{A}"),
         ("files/removed/path", "diff/removed.csv"),
         ("files/removed/rows", ...),
@@ -396,16 +542,46 @@ def test_a_day_with_26_or_28_ufs_is_refused() -> None:
         ("account/fetched", 1003),
         ("quarantinedByReason", {"imu-004": 8}),
         ("quarantinedByReason", {"IMU-004": "8"}),
+        ("quarantinedByReason", {"IMU-004": 7}),
+        ("quarantinedByUf", {"53": {"IMU-004": 1}}),
+        ("warnings", [{"rule": "IMU-021", "count": 7}]),
         ("quarantinedByUf", {"DF": {"IMU-004": 8}}),
         ("quarantinedByUf", {"99": {"IMU-004": 8}}),
         ("quarantinedByUf", {"53": 8}),
-        ("warnings", [{"rule": "IMU-21", "count": 7}]),
+        ("warnings", [{"rule": "IMU-21", "count": 8}]),
+        ("warnings", [{"rule": "IMU-103", "count": 1, "scope": "week"}]),
         ("warnings", [{"rule": "IMU-021"}]),
-        ("warnings", [{"rule": "IMU-021", "count": 7, "values": ["x"]}]),
+        ("warnings", [{"rule": "IMU-021", "count": 8, "values": ["x"]}]),
     ],
 )
 def test_a_bad_outcome_is_refused(path: str, value: object) -> None:
     assert faults("outcome", change(outcome(), path, value)), f"{path}={value!r} passed"
+
+
+@pytest.mark.parametrize(
+    ("make", "path", "value"),
+    [
+        (keys, "keys", []),
+        (keys, "keys/0/state", "lost"),
+        (keys, "keys/0/until", ...),
+        (keys, "keys/1/until", "2026-04-01T12:00:00+00:00"),
+        (keys, "keys/1/path", "../key.pub"),
+        (keys, "keys/1/algorithm", "RS256"),
+        (keys, "keys/1/private", "x"),
+        (publication, "rows", -1),
+        (publication, "runId", "x"),
+        (bulk_publish, "output/0/url", f"https://example.org/{DAY}.csv"),
+        (bulk_publish, "output/0/count", 0),
+        (bulk_publish, "output/0/extension/rnds:sha256", ...),
+        (bulk_publish, "deleted/0/type", "Immunization"),
+        (bulk_publish, "requiresAccessToken", True),
+        (bulk_publish, "request", "x"),
+        (bulk_publish, "extension/rnds:days", {}),
+    ],
+)
+def test_bad_keys_predicates_and_bulk_manifests_are_refused(make: Callable[[], Json], path: str, value: object) -> None:
+    name = make.__name__.replace("_", "-")
+    assert faults(name, change(make(), path, value)), f"{path}={value!r} passed"
 
 
 @pytest.mark.parametrize(
@@ -421,6 +597,9 @@ def test_a_bad_outcome_is_refused(path: str, value: object) -> None:
         ("days/0/ufs", {"53": -1}),
         ("days/1/root", {"path": f"v1/days/{DAY}/c-{B}/day.json", "sha256": B}),
         ("days/1/rows", 5),
+        ("days/0/residents", ...),
+        ("days/0/residents", {"DF": 20}),
+        ("days/1/residents", {"53": 20}),
         ("days/1", month_index()["days"][0]),
     ],
 )
@@ -435,10 +614,14 @@ def test_a_bad_month_index_is_refused(path: str, value: object) -> None:
         ("operations/0/slug", "imunização-total-df"),
         ("operations/0/slug", "imunizacao-total-xx"),
         ("operations/0/title", "imunizacao-total-df"),
+        ("operations/2/slug", "imunizacao-residencia-df"),
         ("operations/0/uf", "99"),
         ("operations/0/url", "http://example.org"),
+        ("months/0/revisions", 0),
         ("operations/1", catalog()["operations"][0]),
         ("contract", {"name": "dose"}),
+        ("dictionary/path", "v1/dados/dicionario-1.0.0.html"),
+        ("dictionary/sha256", ...),
         ("months/0/path", "months/2026-03/index.json"),
         ("months/0/days", 32),
         ("totals/rows", ...),

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from imunizacao.controle import connect, migrate
+from imunizacao.controle import connect
 from imunizacao.models import RunContext
-from imunizacao.paths import REFERENCE
-from imunizacao.reference import import_cnes
 from imunizacao.reference_day import ReferenceDay
 from imunizacao.settings import StorageSettings
 from imunizacao.storage import ObjectStore, open_public_store, open_work_store
-from imunizacao_local.mirror import MirrorServer, MirrorSettings
-from imunizacao_local.ports import free_ports
-from tests.dags.conftest import ROOT, connection_json
+from tests.dags.conftest import DOCUMENTS, SEED, run_dag
 from tests.mirror.documents import document
 from tests.support.reader import read_day
 
@@ -33,11 +26,14 @@ pytestmark = [
 ]
 DAG_ID = "imunizacao_daily"
 DAY = "2026-03-14"
-DOCUMENTS, SEED = 500, 7
-STAGES = ("extract", "flatten", "validate", "split", "publish", "reconcile")
+BEFORE_EXTRACT = ("wait_for_mirror", "plan_slices", "extract_slice")
+STAGES = ("extract", "flatten", "validate", "acknowledge", "split", "publish", "reconcile")
 LINKS = {
     ("resolve_day", "_link_PublicationLink"): f"/imunizacao/day/{DAY}",
     ("validate", "_link_DataDocsLink"): f"/imunizacao/objects/work/v1/docs/day={DAY}/index.html",
+    ("validate", "_link_DocsIndexLink"): "/imunizacao/objects/work/v1/docs/index.html",
+    ("decide", "_link_DataDocsLink"): f"/imunizacao/objects/work/v1/docs/day={DAY}/index.html",
+    ("decide", "_link_DocsIndexLink"): "/imunizacao/objects/work/v1/docs/index.html",
     ("publish", "_link_ManifestLink"): f"/imunizacao/objects/public/v1/days/{DAY}/head.json",
     ("publish", "_link_PublicationLink"): f"/imunizacao/day/{DAY}",
     ("reconcile", "_link_ManifestLink"): f"/imunizacao/objects/public/v1/days/{DAY}/head.json",
@@ -60,66 +56,17 @@ class DailyRun:
     public: ObjectStore
 
 
-@pytest.fixture(scope="module")
-def mirror() -> Iterator[MirrorServer]:
-    """The simulator with 500 documents a day."""
-    with tempfile.TemporaryDirectory(prefix="imunizacao-mirror-") as folder:
-        settings = MirrorSettings(seed=SEED, docs_per_day=DOCUMENTS, auth="none")
-        with MirrorServer(state_dir=Path(folder), root=ROOT, port=free_ports(1)[0], settings=settings) as server:
-            yield server
-
-
-@pytest.fixture
-def connections(
-    monkeypatch: pytest.MonkeyPatch, mirror: MirrorServer, s3_settings: StorageSettings, controle_dsn: str
-) -> None:
-    """The connections of docs/connections.md as environment variables; `imunizacao_airflow` (run notes) is left out."""
-    from psycopg.conninfo import conninfo_to_dict
-
-    database = conninfo_to_dict(controle_dsn)
-    fields: dict[str, dict[str, Any]] = {
-        "MIRROR": {"conn_type": "http", "host": mirror.base_url, "extra": {"page_size": 200}},
-        "S3": {
-            "conn_type": "aws",
-            "login": s3_settings.access_key,
-            "password": s3_settings.secret_key,
-            "extra": {
-                "endpoint_url": s3_settings.endpoint_url,
-                "work_bucket": s3_settings.work_bucket,
-                "public_bucket": s3_settings.public_bucket,
-            },
-        },
-        "CONTROLE": {
-            "conn_type": "postgres",
-            "host": database["host"],
-            "port": int(str(database["port"])),
-            "login": database["user"],
-            "password": database.get("password"),
-            "schema": database["dbname"],
-        },
-        "PSEUDONYM": {
-            "conn_type": "generic",
-            "login": "test",
-            "password": "a key for tests only, thirty-two characters",
-        },
-    }
-    for name, values in fields.items():
-        monkeypatch.setenv(f"AIRFLOW_CONN_IMUNIZACAO_{name}", connection_json(**values))
-
-
 @pytest.fixture
 def daily_run(
     airflow_database: None,
     dag_bag: Any,
     connections: None,
+    cnes: None,
     s3_settings: StorageSettings,
     controle_dsn: str,
 ) -> DailyRun:
-    """Import the CNES snapshot, then run the DAG once, as a person who asks for the day in the form does."""
-    with connect(controle_dsn) as connection:
-        migrate(connection)
-        import_cnes(REFERENCE / "cnes" / "BASE_DE_DADOS_CNES_202602.ZIP", connection)
-    run = dag_bag.dags[DAG_ID].test(run_conf={"reference_day": DAY})
+    """Run the DAG once, as a person who asks for the day in the form does."""
+    run = run_dag(dag_bag.dags[DAG_ID], reference_day=DAY)
     return DailyRun(
         run_id=run.run_id,
         state=str(run.state),
@@ -159,7 +106,8 @@ def _people() -> set[str]:
 
 
 def test_a_run_of_the_dag_publishes_the_day_and_leaves_its_traces(daily_run: DailyRun) -> None:
-    assert daily_run.tasks == dict.fromkeys(("resolve_day", *STAGES), "success")
+    made = dict.fromkeys(("resolve_day", *BEFORE_EXTRACT, *STAGES, "decide"), "success")
+    assert daily_run.tasks == made | {"nominal": "skipped"}, "without its setting, nothing nominal is made"
     assert daily_run.state == "success"
 
     read = read_day(lambda key: daily_run.public.get(key).body, DAY)
@@ -175,13 +123,15 @@ def test_a_run_of_the_dag_publishes_the_day_and_leaves_its_traces(daily_run: Dai
             "select stage, state, attempt, run_id, to_char(reference_day, 'YYYY-MM-DD') "
             "from controle.outcome order by started_at"
         )
-        assert cursor.fetchall() == [(stage, "done", 1, run_id, DAY) for stage in STAGES]
+        assert sorted(cursor.fetchall()) == sorted((stage, "done", 1, run_id, DAY) for stage in STAGES)
         cursor.execute("select counts->>'published', revision from controle.outcome where stage = 'publish'")
         assert cursor.fetchone() == (str(len(read.rows)), 1)
 
     returned = {task: value for (task, key), value in daily_run.xcoms.items() if key == "return_value"}
-    assert set(returned) == {"resolve_day", *STAGES}
+    assert set(returned) == {"resolve_day", *BEFORE_EXTRACT, *STAGES, "decide"}
     for task, value in returned.items():
+        if task == "plan_slices":
+            continue
         receipt = json.loads(json.loads(value) if isinstance(value, str) and value.startswith('"') else value)
         assert receipt["day"] == DAY, f"the XCom of {task} is about another day"
 

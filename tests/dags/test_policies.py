@@ -13,7 +13,18 @@ import pytest
 
 pytestmark = pytest.mark.airflow
 
-DAG_IDS = {"imunizacao_daily"}
+DAG_IDS = {
+    "imunizacao_daily",
+    "imunizacao_housekeeping",
+    "imunizacao_mirror_check",
+    "imunizacao_recheck",
+    "imunizacao_reference_refresh",
+    "imunizacao_reference_republish",
+    "imunizacao_replay",
+    "imunizacao_withdrawal",
+}
+RETRIES = {"plan_slices": 6, "extract_slice": 6, "extract": 6, "recheck_day": 6, "check_mirror": 0}
+"""By task; the others have three. A check tells what is, and is not waited for."""
 HEADINGS = ["Publishes", "Runs (Brasília time)", "Reads", "Type", "If it fails", "Re-running"]
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,7 +43,7 @@ def test_every_task_says_what_it_does_retries_by_class_of_error_and_leaves_a_not
     for dag in dag_bag.dags.values():
         for task in dag.tasks:
             assert task.doc_md, task.task_id
-            assert task.retries == (40 if task.task_id == "extract" else 3)
+            assert task.retries == RETRIES.get(task.task_id, 3), task.task_id
             assert task.on_retry_callback, task.task_id
             assert task.retry_policy is not None
             assert task.on_failure_callback, task.task_id
@@ -58,18 +69,138 @@ def test_what_may_pass_by_itself_is_retried_and_nothing_else(dag_bag: Any, error
     assert decision.action.value == action
 
 
+def test_the_wait_does_not_start_again_by_retries_when_its_deadline_has_passed(dag_bag: Any) -> None:
+    from imunizacao import errors
+
+    wait = dag_bag.dags["imunizacao_daily"].get_task("wait_for_mirror")
+    assert wait.retry_policy.evaluate(errors.MirrorUnavailable("x"), 1, 3).action.value == "fail"
+    assert wait.retry_policy.evaluate(errors.StorageUnavailable("x"), 1, 3).action.value == "retry"
+
+
+def test_a_backfill_of_any_length_shows_the_mirror_a_bounded_number_of_connections(dag_bag: Any) -> None:
+    dag = dag_bag.dags["imunizacao_daily"]
+    at_once = {name: dag.get_task(name).max_active_tis_per_dag for name in ("extract_slice", "extract")}
+    assert at_once == {"extract_slice": 4, "extract": 2}
+    assert "6 x 4 connections" in dag.doc_md, "the documentation of the DAG says how many these are"
+
+
+def test_a_day_that_is_not_published_six_hours_after_its_run_was_queued_raises_an_alert(dag_bag: Any) -> None:
+    """From the logical date on, a backfill would be late before it has begun."""
+    import inspect
+    from datetime import timedelta
+
+    from airflow.sdk import AsyncCallback
+    from airflow.sdk.definitions.deadline import DagRunQueuedAtDeadline
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    from imunizacao_airflow.alerts import day_not_published
+
+    dag = dag_bag.dags["imunizacao_daily"]
+    (deadline,) = dag.deadline if isinstance(dag.deadline, list) else [dag.deadline]
+    assert isinstance(deadline.reference, DagRunQueuedAtDeadline)
+    assert deadline.interval == timedelta(hours=6)
+    assert isinstance(deadline.callback, AsyncCallback)
+    assert deadline.callback.path == f"{day_not_published.__module__}.{day_not_published.__qualname__}"
+    assert inspect.iscoroutinefunction(day_not_published)
+    assert DagSerialization.to_dict(dag)["dag"]["deadline"]
+
+
+def test_the_form_of_a_run_is_in_portuguese_and_its_defaults_are_those_of_the_schedule(dag_bag: Any) -> None:
+    params = dag_bag.dags["imunizacao_daily"].params
+    titles = {name: params.get_param(name).schema["title"] for name in params}
+    assert titles == {
+        "reference_day": "Dia de referência",
+        "cnes": "Competência do CNES",
+        "decision_deadline_hours": "Prazo da decisão (horas)",
+        "slices": "Partes da extração",
+        "accept_stale": "Aceitar espelho parado",
+        "freshness_deadline_hours": "Prazo de espera pelo espelho (horas)",
+    }
+    slices = params.get_param("slices").schema
+    assert (slices["type"], slices["minimum"], slices["maximum"]) == ("integer", 1, 24)
+
+
+def test_days_are_made_again_only_when_a_person_unticks_the_box(dag_bag: Any) -> None:
+    params = dag_bag.dags["imunizacao_reference_republish"].params
+    assert params["dry_run"] is True
+    assert params.get_param("dry_run").schema["title"] == "Só listar"
+
+
+def test_a_day_is_withdrawn_only_when_a_person_unticks_the_box_and_says_why(dag_bag: Any) -> None:
+    params = dag_bag.dags["imunizacao_withdrawal"].params
+    assert {name: params.get_param(name).schema["title"] for name in params} == {
+        "action": "O que fazer",
+        "day": "Dia",
+        "ufs": "UFs",
+        "reason": "Motivo",
+        "dry_run": "Simular",
+        "remake": "Refazer",
+    }
+    assert (params["dry_run"], params["reason"], params["remake"]) == (True, "", False)
+
+
+def test_housekeeping_lists_before_it_removes_on_sundays_and_by_hand_only_lists(dag_bag: Any) -> None:
+    dag = dag_bag.dags["imunizacao_housekeeping"]
+    assert (dag.timetable.expression, str(dag.timetable.timezone)) == ("30 3 * * 0", "America/Sao_Paulo")
+    assert (dag.params["dry_run"], dag.params["only"], dag.max_active_runs) == (True, [], 1)
+    delete = dag.get_task("delete_leftovers")
+    assert (delete.upstream_task_ids, delete.trigger_rule) == ({"list_leftovers"}, "all_success")
+
+
+def test_references_are_refreshed_once_a_month_in_brasilia(dag_bag: Any) -> None:
+    timetable = dag_bag.dags["imunizacao_reference_refresh"].timetable
+    assert (timetable.expression, str(timetable.timezone)) == ("0 6 15 * *", "America/Sao_Paulo")
+
+
 def test_publication_waits_for_the_gate_and_for_the_files_and_only_the_count_comes_after(dag_bag: Any) -> None:
-    """Publishing before the rules have spoken would show readers a day that must be held; publishing before the cut, half a day."""
+    """Publishing before the rules have spoken would show readers a day that must be held, before a person who was asked has answered
+    one that may have to be; publishing before the cut, half a day."""
     publish = dag_bag.dags["imunizacao_daily"].get_task("publish")
-    assert {"validate", "split"} <= publish.upstream_task_ids
-    assert publish.downstream_task_ids == {"reconcile"}
+    assert {"validate", "split", "decide"} <= publish.upstream_task_ids
+    assert publish.trigger_rule == "all_success"
+    assert publish.downstream_task_ids == {"reconcile", "nominal"}
 
 
 def test_the_stages_come_in_order(dag_bag: Any) -> None:
     dag = dag_bag.dags["imunizacao_daily"]
-    order = ["resolve_day", "extract", "flatten", "validate", "split", "publish", "reconcile"]
-    assert [task.task_id for task in dag.topological_sort()] == order
+    before = ["resolve_day", "wait_for_mirror", "plan_slices", "extract_slice"]
+    order = [*before, "extract", "flatten", "validate", "decide", "split", "publish", "reconcile"]
+    assert [task.task_id for task in dag.topological_sort() if task.task_id not in {"acknowledge", "nominal"}] == order
+    assert dag.get_task("extract").upstream_task_ids == {"wait_for_mirror", "extract_slice"}
+    assert dag.get_task("extract").trigger_rule == "all_success", "a day with a part missing must not be closed"
     assert dag.get_task("reconcile").downstream_task_ids == set()
+
+
+def test_establishments_are_told_after_the_gate_and_nothing_waits_for_it(dag_bag: Any) -> None:
+    """Told before a person has decided, they would mend what may still be published; before publication, a day would wait for them."""
+    task = dag_bag.dags["imunizacao_daily"].get_task("acknowledge")
+    assert {"flatten", "validate", "decide"} == task.upstream_task_ids
+    assert task.downstream_task_ids == set()
+
+
+def test_identifiers_go_out_after_publication_and_nothing_waits_for_them(dag_bag: Any) -> None:
+    task = dag_bag.dags["imunizacao_daily"].get_task("nominal")
+    assert "publish" in task.upstream_task_ids
+    assert (task.trigger_rule, task.downstream_task_ids) == ("all_success", set())
+
+
+def test_a_replay_only_looks_unless_it_is_told_otherwise_and_shows_its_days(dag_bag: Any) -> None:
+    dag = dag_bag.dags["imunizacao_replay"]
+    titles = {name: dag.params.get_param(name).schema["title"] for name in dag.params}
+    assert titles == {
+        "from": "Primeiro dia",
+        "to": "Último dia",
+        "reasons": "Motivos",
+        "cnes": "Competência do CNES",
+        "dry_run": "Simular",
+    }
+    assert dag.params.get_param("dry_run").value is True
+    day = dag.get_task("replay_day")
+    assert day.max_active_tis_per_dag == 2
+    assert day.partial_kwargs["map_index_template"] == "{{ task.op_kwargs['day'] }}"
+    assert dag.get_task("report").trigger_rule == "all_done", (
+        "a day that failed must not hide what became of the others"
+    )
 
 
 def test_a_day_is_the_local_day_and_has_a_data_interval(dag_bag: Any) -> None:
@@ -107,7 +238,8 @@ def test_dag_files_are_wiring_only(dag_bag: Any) -> None:
 
 def test_neither_dag_files_nor_plugins_import_anything_heavy() -> None:
     code = (
-        "import sys; sys.path[:0] = ['include', 'dags', 'plugins']; import imunizacao_daily, imunizacao_plugin; "
+        "import sys; sys.path[:0] = ['include', 'dags', 'plugins']; import imunizacao_daily, imunizacao_mirror_check, "
+        "imunizacao_reference_refresh, imunizacao_reference_republish, imunizacao_housekeeping, imunizacao_withdrawal, imunizacao_plugin; "
         "heavy = {'duckdb', 'pyarrow', 'pandas', 'great_expectations', 'boto3', 'fastapi', 'httpx'} & set(sys.modules); "
         "base = set(sys.argv[1].split(',')); print(sorted(heavy - base))"
     )

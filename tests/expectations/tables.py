@@ -15,9 +15,10 @@ from imunizacao.contract import load_contract
 from imunizacao.reference_day import ReferenceDay
 from imunizacao.settings import EngineSettings
 from imunizacao.sql import open_engine
-from imunizacao.sql.compile import reasons_select, view_on_parquet
+from imunizacao.sql.compile import RowRule, reasons_select
 from imunizacao.validate.gx import run_suites
-from imunizacao.validate.stage import ValidateOutcome, run_validate
+from imunizacao.validate.history import NO_HISTORY, History
+from imunizacao.validate.stage import ValidateOutcome, make_summary, make_tables, run_validate
 from imunizacao.validate.suites import Suites, load_suites
 
 DAY: Final = ReferenceDay(date(2026, 3, 14))
@@ -30,6 +31,21 @@ _FLAGS: Final = {
     "in_transcricao": pa.bool_(),
     "in_perfil": pa.string(),
     "in_qt_dias_atraso": pa.int32(),
+    "in_st_imunizacao": pa.string(),
+    "in_vacina_categoria": pa.string(),
+    "in_vacina_ativa": pa.string(),
+    "in_estrategia_ativa": pa.string(),
+    "in_grupo_ativo": pa.string(),
+    "in_carga": pa.bool_(),
+    "in_pais_aplicacao_conhecido": pa.bool_(),
+    "in_fabricante_informado": pa.bool_(),
+    "in_fabricante_divergente": pa.bool_(),
+    "in_fabricante_texto_conhecido": pa.bool_(),
+    "in_idade_no_grupo": pa.bool_(),
+    "in_lote_normalizado": pa.string(),
+    "in_lote_identificador": pa.bool_(),
+    "in_qt_dias_validade": pa.int32(),
+    "in_qt_dias_registro": pa.int32(),
 }
 _TYPES: Final = {"dt_vacina": pa.date32(), "dt_validade_lote": pa.date32(), "nu_idade_paciente": pa.int32()}
 DOSE_SCHEMA: Final = pa.schema(
@@ -43,7 +59,6 @@ QUARANTINE_SCHEMA: Final = pa.schema(
     + [("ds_motivos", pa.list_(pa.string()))]
 )
 GOOD: Final[dict[str, Any]] = {
-    "co_paciente": "0" * 64,
     "co_cnes_estabelecimento": "0012345",
     "co_municipio_estabelecimento": "530010",
     "co_ibge_municipio_estabelecimento": "5300108",
@@ -57,6 +72,29 @@ GOOD: Final[dict[str, Any]] = {
     "ds_dose_vacina": "1ª Dose",
     "co_lote_vacina": "ABC123",
     "dt_entrada_rnds": "2026-03-14T10:00:00.000-03:00",
+    "dt_registro_origem": "2026-03-14T09:00:00.000-03:00",
+    "co_local_aplicacao": "1",
+    "ds_local_aplicacao": "Deltóide Direito",
+    "co_via_administracao": "10890",
+    "ds_via_administracao": "Intramuscular",
+    "co_sistema_origem": "18602",
+    "co_estrategia_vacinacao": "1",
+    "ds_estrategia_vacinacao": "Rotina",
+    "co_vacina_grupo_atendimento": "000210",
+    "ds_vacina_grupo_atendimento": "Faixa Etária",
+    "co_vacina_categoria_atendimento": "2",
+    "co_vacina_fabricante": "152",
+    "ds_vacina_fabricante": "INSTITUTO BUTANTAN",
+    "co_condicao_maternal": "1",
+    "ds_condicao_maternal": "Não se aplica",
+    "co_tipo_estabelecimento": "02",
+    "co_natureza_estabelecimento": "1",
+    "no_fantasia_estalecimento": "UBS UM",
+    "co_pais_aplicacao": "10",
+    "tp_sexo_paciente": "F",
+    "nu_idade_paciente": 61,
+    "co_municipio_paciente": "530010",
+    "co_ibge_municipio_paciente": "5300108",
     "dt_validade_lote": date(2027, 1, 1),
     "st_documento": "final",
     "in_co_uf_estabelecimento": "53",
@@ -64,7 +102,23 @@ GOOD: Final[dict[str, Any]] = {
     "in_id_paciente_tipo": "cns",
     "in_vacina_antes_nascimento": False,
     "in_transcricao": False,
-    "in_perfil": "RIA-R 2.0",
+    "in_perfil": "BRRegistroImunobiologicoAdministradoRotina-2.0",
+    "in_qt_dias_atraso": 4,
+    "in_st_imunizacao": "completed",
+    "in_vacina_categoria": "Vacina",
+    "in_vacina_ativa": "S",
+    "in_estrategia_ativa": "S",
+    "in_grupo_ativo": "S",
+    "in_carga": False,
+    "in_pais_aplicacao_conhecido": True,
+    "in_fabricante_informado": True,
+    "in_fabricante_divergente": False,
+    "in_fabricante_texto_conhecido": True,
+    "in_idade_no_grupo": True,
+    "in_lote_normalizado": "ABC123",
+    "in_lote_identificador": False,
+    "in_qt_dias_validade": 297,
+    "in_qt_dias_registro": 4,
 }
 
 
@@ -74,7 +128,16 @@ def good_row(number: int, **different: Any) -> dict[str, Any]:
     assert not unknown, f"the table of doses has no column {sorted(unknown)}"
     row = dict.fromkeys(DOSE_SCHEMA.names)
     key = {"nu_parte": 1, "nu_linha": number, "nu_dose": 0, "co_documento": f"doc-{number:06d}-i0b0"}
-    return row | GOOD | key | different
+    return row | GOOD | key | {"co_paciente": f"{number:064x}"} | different
+
+
+def typed(example: Mapping[str, Any]) -> dict[str, Any]:
+    """An example of a row, as a suite has it, with its dates as dates."""
+    dates = {name for name in DOSE_SCHEMA.names if pa.types.is_date(DOSE_SCHEMA.field(name).type)}
+    return {
+        name: date.fromisoformat(value) if name in dates and value is not None else value
+        for name, value in example.items()
+    }
 
 
 def structural_row(number: int, reason: str = "CNES_UNKNOWN", uf: str | None = None) -> dict[str, Any]:
@@ -123,6 +186,7 @@ def judge(
     account: Mapping[str, int] | None = None,
     suites: Suites | None = None,
     threads: int = 2,
+    history: History = NO_HISTORY,
 ) -> ValidateOutcome:
     """Run the rules over a made day; files stay in `folder`."""
     dose, quarantine = write_tables(folder, rows, structural)
@@ -136,6 +200,7 @@ def judge(
             structural=quarantine,
             account={**closed_account(len(rows), len(structural)), **(account or {})},
             folder=folder,
+            history=history,
         )
 
 
@@ -144,10 +209,13 @@ def rules_broken(rows: Sequence[Mapping[str, Any]], *, folder: Path) -> dict[tup
     dose, quarantine = write_tables(folder, rows)
     suites = load_suites(paths.EXPECTATIONS)
     with open_engine(EngineSettings(scratch_dir=folder), folder) as duck:
-        duck.execute("test/view", view_on_parquet("imunizacao_dose", [str(dose)]))
-        duck.run("validate/10_resumo_dia", quarantine=str(quarantine), **closed_account(len(rows)))
+        make_tables(duck, dose=dose)
+
+        def make_day(compiled: list[RowRule], _: Any) -> None:
+            make_summary(duck, compiled=compiled, structural=quarantine, account=closed_account(len(rows)))
+
         parameters = {"reference_day": str(DAY), "candidates": len(rows)}
-        outcome = run_suites(duck, suites, parameters=parameters, day=DAY, site=folder / "site")
+        outcome = run_suites(duck, suites, parameters=parameters, day=DAY, site=folder / "site", after_rows=make_day)
         select = reasons_select(outcome.row_rules, relation="imunizacao_dose", key=KEY, carry=())
         found = {(part, line, dose): rules for part, line, dose, _, rules in duck.execute("test", select).fetchall()}
         for rule in (rule.rule for rule in suites.rules if rule.scope == "row"):

@@ -15,7 +15,7 @@ from typing import Any
 from imunizacao import paths
 from imunizacao.contract import Column, load_contract
 from imunizacao.validate.suites import load_suites
-from tests.expectations.tables import GOOD, good_row, judge, rules_broken
+from tests.expectations.tables import GOOD, good_row, judge, rules_broken, typed
 
 NASTY = [None, "", " ", "'", "''", '"', "\\", "\\d", "%", "a%b", "_", "$1", "{x}", "A\nB", "\n", "é", "\u2028", "NULL", "null", "0",
          "00", "12345", "1234567", "530010", "final", "FINAL", "DF", "a-i0b0", "x" * 300, "ａ", "\x01", "\x7f"]  # fmt: skip
@@ -31,8 +31,9 @@ DATES = [
 
 
 def nasty_rows(count: int) -> list[dict[str, Any]]:
-    """Rows in which every judged column is good, null or strange, each on its own."""
+    """Rows in which every judged column is good, null or strange, each on its own; some also break a rule as its examples do."""
     chance = random.Random(20260314)
+    broken = [typed(one) for rule in load_suites(paths.EXPECTATIONS).rules if rule.scope == "row" for one in rule.fails]
     rows = []
     for number in range(count):
         row = good_row(number)
@@ -41,11 +42,16 @@ def nasty_rows(count: int) -> list[dict[str, Any]]:
                 continue
             if isinstance(good, bool):
                 row[column] = chance.choice([True, False, None])
+            elif isinstance(good, int):
+                row[column] = chance.choice([None, -5000, -2, -1, 0, 120, 121, 731, 732, 3653, 3654, 2**31 - 1])
             elif isinstance(good, date):
                 row[column] = chance.choice([*DATES, date(2026, 3, 10) + timedelta(days=chance.randint(-3, 3))])
             elif column != "in_co_uf_estabelecimento":
                 row[column] = chance.choice(NASTY)
         row["co_documento"] = chance.choice([row["co_documento"], "twice-i0b0", *NASTY])
+        row["co_paciente"] = chance.choice([row["co_paciente"], "0" * 64, None])
+        if chance.random() < 0.3:
+            row |= chance.choice(broken)
         rows.append(row)
     return rows
 
@@ -107,6 +113,45 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ),
     ("expect_column_values_to_be_filled_and_match_regex", {"column": "co_vacina", "regex": r"^[\d]+$"}),
     ("expect_column_values_to_be_filled_and_in_set", {"column": "co_vacina", "value_set": ["33", "'", "\\"]}),
+    (
+        "expect_column_pair_values_a_to_start_with_b",
+        {"column_A": "co_lote_vacina", "column_B": "co_vacina", "ignore_row_if": "either_value_is_missing"},
+    ),
+    (
+        "expect_column_pair_values_to_be_in_set",
+        {
+            "column_A": "co_vacina",
+            "column_B": "co_dose_vacina",
+            "value_pairs_set": [["'", "%"], ["33", "1"], ["\\", "\\"]],
+            "ignore_row_if": "either_value_is_missing",
+        },
+    ),
+    (
+        "expect_compound_columns_to_be_unique",
+        {
+            "column_list": ["co_vacina", "dt_vacina", "co_dose_vacina"],
+            "ignore_row_if": "any_value_is_missing",
+        },
+    ),
+    (
+        "expect_column_values_to_not_be_in_set",
+        {
+            "column": "co_lote_vacina",
+            "value_set": ["'", "\\"],
+            "row_condition": {
+                "type": "and",
+                "conditions": [
+                    {
+                        "type": "comparison",
+                        "column": {"name": "co_vacina"},
+                        "operator": "IN",
+                        "parameter": ["'", "33", "\\d"],
+                    },
+                    {"type": "comparison", "column": {"name": "in_carga"}, "operator": "==", "parameter": False},
+                ],
+            },
+        },
+    ),
 ]
 
 
@@ -123,12 +168,16 @@ def test_other_kinds_of_rules_agree_too(tmp_path: Path) -> None:
                 "reason": f"VARIANT_{number}",
                 "note": "n",
                 "source": "s",
+                "rationale": "r",
+                "pass": [{"co_vacina": "1"}],
+                "fail": [{"co_vacina": "x"}],
             },
         }
         for number, (kind, kwargs) in enumerate(VARIANTS)
     ]
     (tmp_path / "dose.json").write_text(json.dumps({"name": "dose", "expectations": entries}), encoding="utf-8")
-    (tmp_path / "dia.json").write_bytes((paths.EXPECTATIONS / "dia.json").read_bytes())
+    for name in ("dia.json", "uf.json"):
+        (tmp_path / name).write_bytes((paths.EXPECTATIONS / name).read_bytes())
     outcome = judge(nasty_rows(2000), folder=tmp_path, suites=load_suites(tmp_path))
     assert [rule.rule for rule in outcome.rules if not rule.evaluated] == []
     assert [rule.rule for rule in outcome.rules if rule.scope == "row" and rule.failed == 0] == []

@@ -15,12 +15,19 @@ import pytest
 
 from imunizacao import pipeline
 from imunizacao.models import RunContext
+from imunizacao.paths import EXPECTATIONS
 from tests.integration.conftest import DAY, mirror, run_context, services, settings
 
 pytestmark = pytest.mark.servers
 GOLDEN = Path(__file__).with_name("day-2026-03-14.json")
 
 __all__ = ["mirror", "run_context", "services", "settings"]
+
+
+@pytest.fixture(scope="session")
+def expectations() -> Path:
+    """All rules: what they find is in the files that are compared."""
+    return EXPECTATIONS
 
 
 def test_the_golden_day_is_published_byte_for_byte(

@@ -236,7 +236,9 @@ def _fill(disk: Path, *, free: int) -> None:
 
 
 # Enough for nothing, for the landing, for the references, for the doses; never for the whole day.
-@pytest.mark.parametrize("free", [0, 192 << 10, 900 << 10, 1500 << 10])
+@pytest.mark.parametrize(
+    "free", [0, 900 << 10, *(pytest.param(size, marks=pytest.mark.slow) for size in (192 << 10, 1500 << 10))]
+)
 def test_a_full_scratch_disk_is_told_and_its_folder_is_left_clean(run_day: RunDay, small_disk: Path, free: int) -> None:
     _fill(small_disk, free=free)
     ended = run_day(SCRATCH_DIR=str(small_disk))

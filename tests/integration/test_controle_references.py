@@ -141,9 +141,10 @@ def test_the_same_month_published_again_replaces_the_earlier_one_for_new_runs(co
 def test_the_same_file_read_by_other_rules_is_another_snapshot(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import_cnes(cnes_zip(country()), connection)
-    monkeypatch.setattr(reference, "_import_rules", lambda: "f" * 64)
-    assert import_cnes(cnes_zip(country()), connection).stored
+    file = cnes_zip(country())  # made once: a zip holds the time at which it was made
+    import_cnes(file, connection)
+    monkeypatch.setattr(reference.cnes, "import_rules", lambda _: "f" * 64)
+    assert import_cnes(file, connection).stored
     assert _rows(connection, "select count(*), count(distinct sha256) from controle.reference_snapshot") == [(2, 1)]
 
 
@@ -229,7 +230,7 @@ def test_an_export_that_is_there_is_used_as_it_is(work: ObjectStore, monkeypatch
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the CNES file was read again")
 
-    monkeypatch.setattr(reference, "_read_cnes", refuse)
+    monkeypatch.setattr(reference.export, "read_cnes", refuse)
     assert export_references(work) == first
     assert {info.key: info.etag for info in work.list("v1/references/")} == before
 

@@ -23,6 +23,7 @@ from imunizacao.errors import (
     StorageUnavailable,
 )
 from imunizacao.extract import extract_day
+from imunizacao.fhir import LandingWriter
 from imunizacao.models import ExtractReceipt, LandingManifest
 from imunizacao.reference_day import ReferenceDay
 from imunizacao.settings import EngineSettings
@@ -64,7 +65,13 @@ class Stage:
         self.progress: list[tuple[str, int, int | None]] = []
 
     def run(
-        self, run_id: str = "run-1", *, day: ReferenceDay = DAY, now: datetime = NOW, **settings: Any
+        self,
+        run_id: str = "run-1",
+        *,
+        day: ReferenceDay = DAY,
+        now: datetime = NOW,
+        accept_stale: bool = False,
+        **settings: Any,
     ) -> ExtractReceipt:
         return extract_day(
             context(run_id, day=day),
@@ -72,6 +79,7 @@ class Stage:
             work=self.work,
             engine=EngineSettings(scratch_dir=self.scratch),
             now=lambda: now,
+            accept_stale=accept_stale,
             progress=lambda what, done, total: self.progress.append((what, done, total)),
             sleep=self.sleep,
         )
@@ -386,13 +394,29 @@ def test_a_frozen_mirror_never_yields_an_empty_day(stage: Stage, sorts: bool) ->
     assert stage.written() == []
 
 
-def test_half_a_day_is_waited_for_six_hours_after_its_end(stage: Stage) -> None:
+def test_half_a_day_is_never_taken_without_a_word_from_a_person(stage: Stage) -> None:
     stage.mirror.documents = [make_document(1, DAY.start + timedelta(hours=5))]
     with pytest.raises(MirrorUnavailable, match="1 documents so far") as failure:
-        stage.run(now=DAY.end + timedelta(hours=5, minutes=59))
-    assert "taken from 2026-03-14T06:00:00-03:00 on" in str(failure.value)
+        stage.run(now=DAY.end + timedelta(days=9))
+    assert "run the task again then" in str(failure.value)
 
-    assert stage.run(now=DAY.end + timedelta(hours=6)).announced == 1
+    receipt = stage.run(now=DAY.end + timedelta(hours=6), accept_stale=True)
+    assert (receipt.announced, receipt.accepted_stale) == (1, True)
+
+
+def test_a_fresh_mirror_needs_no_word_and_the_receipt_says_so(stage: Stage) -> None:
+    assert stage.run(accept_stale=True).accepted_stale is False
+
+
+def test_a_document_from_the_future_does_not_make_the_mirror_fresh(stage: Stage) -> None:
+    stage.mirror.documents = [
+        make_document(1, DAY.start + timedelta(hours=5)),
+        make_document(2, DAY.end + timedelta(days=300)),
+    ]
+    with pytest.raises(MirrorUnavailable, match="has not reached the end of the day"):
+        stage.run(now=DAY.end + timedelta(hours=2))
+    stage.mirror.documents.append(make_document(3, DAY.end + timedelta(minutes=1)))
+    assert stage.run(now=DAY.end + timedelta(hours=2)).announced == 1
 
 
 def test_a_mirror_that_cannot_sort_is_asked_for_later_documents(stage: Stage) -> None:
@@ -428,15 +452,14 @@ def test_a_slice_fails_alone_by_name_when_the_budget_is_used_up(stage: Stage) ->
 
 
 def test_a_full_scratch_disk_is_a_storage_error(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pyarrow
-
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     stage.mirror.documents.append(make_document(1, DAY.start))
-    monkeypatch.setattr(pyarrow, "CompressedOutputStream", full)
+    monkeypatch.setattr(LandingWriter, "_append", full)
     with pytest.raises(StorageUnavailable, match=r"No space left on device.*IMUNIZACAO_SCRATCH_DIR"):
         stage.run()
+    assert not any(key.endswith("receipt.json") for key in stage.written())
     assert list(stage.scratch.iterdir()) == []
 
 

@@ -136,7 +136,14 @@ def test_recounts_through_server_errors_change_nothing(extract: Extract, simulat
     )
 
 
-@pytest.mark.parametrize("scenario", ["http-5xx:0.5", "duplicate-page:1", "timeout:1", "http-429:1"])
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        "http-5xx:0.5",
+        "timeout:1",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("duplicate-page:1", "http-429:1")),
+    ],
+)
 def test_a_fault_that_passes_costs_time_and_no_document(
     extract: Extract, simulator: Simulator, work: ObjectStore, served: list[Expected], scenario: str
 ) -> None:

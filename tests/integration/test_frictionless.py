@@ -76,11 +76,17 @@ def test_the_packages_of_ufs_with_and_without_doses_are_valid(packages: tuple[Da
         report = _validate(folder / uf["path"])
         assert _faults(report) == [], f"{what}: {uf['path']}"
         assert report.valid, what
-        assert report.stats["tasks"] == 1 + uf["municipalities"]
+        assert report.stats["tasks"] == 1 + uf["municipalities"] + 1
         rows = [task.stats.get("rows") or 0 for task in report.tasks]
-        assert rows[0] == sum(rows[1:]) == uf["rows"], f"{what}: the UF file and its municipalities hold the same rows"
+        assert rows[0] == sum(rows[1:-1]) == uf["rows"], (
+            f"{what}: the UF file and its municipalities hold the same rows"
+        )
+        assert rows[-1] == uf["residents"], f"{what}: residents"
+    assert sum(uf["residents"] for uf in ufs) == read.root["residence"]["known"] > 0
+    assert sum(uf["rows"] for uf in ufs) == sum(read.root["residence"].values())
 
 
+@pytest.mark.slow
 def test_a_damaged_csv_is_noticed(packages: tuple[DayRead, Path]) -> None:
     read, folder = packages
     uf = next(uf for uf in sorted(read.root["files"]["ufs"], key=lambda uf: int(uf["rows"])) if uf["rows"])

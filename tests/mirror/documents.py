@@ -63,6 +63,8 @@ class Extra:
     k: int
     """Positions from the size of the day on are new documents; smaller ones are later versions of these."""
     instant: int
+    home: date | None = None
+    """The day whose position it is, when that is another one than the day in which it is listed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +163,8 @@ class DayArchive:
         content = self._ordinary(extra.k, bits, self.clock.instant(extra.k) if changed else extra.instant)
         if changed:
             content = correct(content)
-        text = self.clock.text(extra.instant)
+        inside = self.clock.start <= extra.instant < self.clock.end
+        text = self.clock.text(extra.instant) if inside else utc_text(extra.instant)
         envelope = Envelope(
             identifiers.document_uuid(bits, self._ordinal, extra.k),
             text,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tests.mirror.calendar import date_text
+from tests.mirror.cnes import Establishment
 from tests.mirror.content import Content, Country, Dose, Kind
 from tests.mirror.identifiers import SUFFIX
 from tests.mirror.persons import Person
@@ -60,7 +61,7 @@ def render_document(country: Country, content: Content, envelope: Envelope, base
     if content.residence:
         others.append(_patient(country, content, base))
     if content.organization:
-        others.append(_organization(country, content, base))
+        others.append(organization_entry(country, country.establishments[content.establishment], base))
     if content.shuffled_entries and len(others) > 1:
         others.reverse()
     entries = ",".join(others)
@@ -246,8 +247,8 @@ def _race(person: Person) -> str:
     )
 
 
-def _organization(country: Country, content: Content, base: str) -> str:
-    place = country.establishments[content.establishment]
+def organization_entry(country: Country, place: Establishment, base: str) -> str:
+    """An Organization as a mirror with the registry of establishments adds it."""
     code = place.municipio
     return (
         f'{{"fullUrl":"{base}/Organization/{place.cnes}","resource":{{"resourceType":"Organization","id":"{place.cnes}",'

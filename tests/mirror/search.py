@@ -205,7 +205,7 @@ _EXACT_DAYS: Final = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _DayMatches:
+class DayMatches:
     """The matches of one day: positions [low, high) without `removed`, merged with `added` by instant."""
 
     date: date
@@ -240,9 +240,10 @@ class _DayMatches:
 class Matches:
     """The documents that a search matches at one moment, in the order in which they came (or the reverse)."""
 
-    def __init__(self, archive: Archive, days: Sequence[_DayMatches], *, newest_first: bool) -> None:
+    def __init__(self, archive: Archive, days: Sequence[DayMatches], *, newest_first: bool) -> None:
+        self.days = days
+        """Day by day, in order of time."""
         self._archive = archive
-        self._days = days
         self._ends = list(accumulate(len(day) for day in days))
         self._newest_first = newest_first
 
@@ -255,13 +256,13 @@ class Matches:
 
         Over more than 40 days the copies are taken from their share, to keep a count over the whole history quick.
         """
-        if len(self._days) > _EXACT_DAYS:
+        if len(self.days) > _EXACT_DAYS:
             size = self._archive.settings.docs_per_day
-            return len(self) - len(self._days) * quota(len(SHARES), COPY_SHARE, 0, size)
+            return len(self) - len(self.days) * quota(len(SHARES), COPY_SHARE, 0, size)
         return len(self) - sum(
             self._archive.day(day.date).copies(day.low, day.high)
             - sum(self._archive.day(day.date).copies(position, position + 1) for position in day.removed)
-            for day in self._days
+            for day in self.days
         )
 
     def page(self, offset: int, count: int) -> list[str]:
@@ -275,18 +276,21 @@ class Matches:
     def _entries(self, start: int, stop: int) -> Iterator[str]:
         while start < stop:
             number = bisect_right(self._ends, start)
-            matches = self._days[number]
+            matches = self.days[number]
             before = self._ends[number] - len(matches)
             day = self._archive.day(matches.date)
             last = min(stop, self._ends[number])
             for item in matches.items(day, start - before, last - before):
-                yield day.added_entry(item) if isinstance(item, Extra) else day.entry(item)
+                if isinstance(item, Extra):
+                    yield (day if item.home is None else self._archive.day(item.home)).added_entry(item)
+                else:
+                    yield day.entry(item)
             start = last
 
 
 def find_matches(archive: Archive, search: Search, *, horizon: int, edits: Mapping[date, DayEdits]) -> Matches:
     """What matches when nothing newer than `horizon` (milliseconds, inclusive) is in the mirror."""
-    days: list[_DayMatches] = []
+    days: list[DayMatches] = []
     end = min(horizon + 1, search.high) if search.high is not None else horizon + 1
     first = max(FIRST_DAY, local_date(search.low)) if search.low is not None else FIRST_DAY
     last = local_date(max(end - 1, 0))
@@ -302,12 +306,12 @@ def find_matches(archive: Archive, search: Search, *, horizon: int, edits: Mappi
     return Matches(archive, days, newest_first=search.newest_first)
 
 
-def _match_day(archive: Archive, date_: date, low: int | None, high: int | None, edits: DayEdits) -> _DayMatches:
+def _match_day(archive: Archive, date_: date, low: int | None, high: int | None, edits: DayEdits) -> DayMatches:
     size = archive.settings.docs_per_day
     if edits.empty:
-        return _DayMatches(date=date_, low=0, high=0, removed=(), added=())
+        return DayMatches(date=date_, low=0, high=0, removed=(), added=())
     if low is None and high is None and edits is _NO_EDITS:
-        return _DayMatches(date=date_, low=0, high=size, removed=(), added=())
+        return DayMatches(date=date_, low=0, high=size, removed=(), added=())
     day = archive.day(date_)
     start = 0 if low is None else day.clock.first_at_or_after(low)
     stop = size if high is None else day.clock.first_at_or_after(high)
@@ -317,4 +321,4 @@ def _match_day(archive: Archive, date_: date, low: int | None, high: int | None,
         if (low is None or extra.instant >= low) and (high is None or extra.instant < high)
     ]
     removed = [position for position in edits.removed if start <= position < stop]
-    return _DayMatches(date=date_, low=start, high=max(start, stop), removed=removed, added=added)
+    return DayMatches(date=date_, low=start, high=max(start, stop), removed=removed, added=added)

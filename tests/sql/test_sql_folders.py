@@ -247,6 +247,7 @@ def test_the_sql_does_what_the_case_says(case: Case, tmp_path: Path) -> None:
         "flatten/quarantine_dose",
         "flatten/removed",
         "flatten/account",
+        "flatten/profile_counts",
         "split/place_counts",
     ],
 )

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -327,8 +327,8 @@ def reject_line(body: bytes, *, reason: str, page: int, position: int) -> bytes:
     return json.dumps(record | {"bytes": len(body), "body_base64": "bm8="}).encode()
 
 
-def write_references(folder: Path) -> dict[str, Path]:
-    """Write the reference tables as Parquet: IBGE and PNI from the project's CSVs, a CNES of a few establishments."""
+def write_references(folder: Path, cnes_names: Mapping[str, tuple[str | None, str]] = CNES) -> dict[str, Path]:
+    """Write the reference tables as Parquet: IBGE and PNI from the project's CSVs, a CNES of the establishments given."""
     tables = {
         "municipios": REFERENCE / "ibge" / "ibge_municipios.csv",
         "ufs": REFERENCE / "ibge" / "ibge_ufs.csv",
@@ -346,7 +346,7 @@ def write_references(folder: Path) -> dict[str, Path]:
             "create table cnes (co_cnes varchar, co_municipio_6 varchar, no_razao_social varchar, no_fantasia varchar, "
             "co_tipo_estabelecimento varchar, co_natureza_estabelecimento varchar)"
         )
-        rows = [[cnes, place, "PREFEITURA MUNICIPAL", name, "02", "1"] for cnes, (place, name) in CNES.items()]
+        rows = [[cnes, place, "PREFEITURA MUNICIPAL", name, "02", "1"] for cnes, (place, name) in cnes_names.items()]
         connection.executemany("insert into cnes values (?, ?, ?, ?, ?, ?)", rows)
         written["cnes"] = folder / "reference-cnes.parquet"
         connection.execute(f"copy cnes to '{written['cnes']}' (format parquet)")

@@ -37,9 +37,15 @@ AIRFLOW = ("airflow-init", "airflow-apiserver", "airflow-scheduler", "airflow-da
 AIRFLOW_ALL = (*AIRFLOW, "airflow-worker")
 LOCK = dict(re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.M))
 VARIABLE = re.compile(r"(?<!\$)\$(?:\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<rest>[^}]*)\}|(?P<bare>[A-Za-z_]\w*))")
-SECRET = re.compile(r"PASSWORD|SECRET|ACCESS_KEY|FERNET|PSEUDONYM_KEY$|CNS")
-# Needed for one kind of mirror authentication only; empty otherwise.
-MAY_BE_EMPTY = {"IMUNIZACAO_MIRROR_PASSWORD", "IMUNIZACAO_MIRROR_REQUESTER_CNS"}
+SECRET = re.compile(r"PASSWORD|SECRET|ACCESS_KEY|FERNET|PSEUDONYM_(PREVIOUS_)?KEY$|SIGNING_KEY$|CNS")
+# Needed for one kind of mirror authentication, while keys change, or for signatures; empty otherwise.
+MAY_BE_EMPTY = {
+    "IMUNIZACAO_MIRROR_PASSWORD",
+    "IMUNIZACAO_MIRROR_REQUESTER_CNS",
+    "IMUNIZACAO_PSEUDONYM_PREVIOUS_KEY",
+    "IMUNIZACAO_SIGNING_KEY",
+}
+ABOUT_SECRETS = {"AIRFLOW__LOGGING__MIN_LENGTH_MASKED_SECRET"}
 PINNED = re.compile(r"[a-z0-9][a-z0-9./_-]*:[0-9]+\.[0-9]+(\.[0-9]+)?(-[a-z0-9.]+)*(@sha256:[0-9a-f]{64})?")
 
 
@@ -196,7 +202,7 @@ def test_no_secret_has_a_default_or_an_example() -> None:
 def test_no_literal_secret_is_in_a_service() -> None:
     for name, service in SERVICES.items():
         for key, value in service.get("environment", {}).items():
-            if SECRET.search(key) and key not in MAY_BE_EMPTY:
+            if SECRET.search(key) and key not in MAY_BE_EMPTY | ABOUT_SECRETS:
                 assert VARIABLE.search(str(value)), f"{name} {key} is a literal"
 
 
@@ -235,13 +241,20 @@ def test_airflow_settings_exist_in_this_version_of_airflow() -> None:
             settings.storage_settings,
             {"login": "access_key", "password": "secret_key", "region_name": "region"},
         ),
-        ("PSEUDONYM", settings.pseudonym_settings, {"login": "key_id", "password": "key"}),
+        (
+            "PSEUDONYM",
+            settings.pseudonym_settings,
+            {"login": "key_id", "password": "key", "previous_secret": "previous_key"},
+        ),
+        ("SIGNING", settings.signing_settings, {"password": "key"}),
     ],
 )
 def test_connections_are_json_that_the_settings_take(
     connection: str, function: Callable[..., Any], names: dict[str, str]
 ) -> None:
     env = example_settings() | {name: "0a" * 32 for name, value in example_settings().items() if not value}
+    env["IMUNIZACAO_MIRROR_REQUESTER_CNS"] = "200000000000003"
+    env |= {"IMUNIZACAO_PSEUDONYM_PREVIOUS_KEY": "0b" * 32, "IMUNIZACAO_PSEUDONYM_PREVIOUS_KEY_ID": "k0"}
     node = json.loads(interpolate(COMPOSE["x-airflow"]["environment"][f"AIRFLOW_CONN_IMUNIZACAO_{connection}"], env))
     assert node.pop("conn_type")
     values = {names.get(key, key): value for key, value in (node | node.pop("extra", {})).items() if key != "extra"}

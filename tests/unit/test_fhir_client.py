@@ -19,7 +19,7 @@ import pytest
 from starlette.responses import Response, StreamingResponse
 
 from imunizacao.errors import ConfigurationError, MirrorProtocolError, MirrorUnavailable, PipelineError
-from imunizacao.fhir import MirrorClient, Page, WalkBroken, Window, client, mirror_newest
+from imunizacao.fhir import MirrorClient, Page, WalkBroken, Window, mirror_newest, transport
 from imunizacao.settings import MirrorSettings
 from tests.integration.extract_support import (
     CANARY_CNS,
@@ -191,7 +191,7 @@ def test_no_request_goes_out_before_the_time_the_mirror_asked_for(mirror: FakeMi
 
 
 def test_throttling_uses_up_time_but_no_tries(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "MAX_TRIES", 3)
+    monkeypatch.setattr(transport, "MAX_TRIES", 3)
     caller.mirror.before = lambda seen: (
         Response(status_code=429, headers={"Retry-After": "10"}) if seen.attempt <= 9 else None
     )
@@ -288,7 +288,7 @@ def test_a_body_that_is_no_page_is_asked_for_again_past_caches_then_refused(
 
 
 def test_an_answer_too_large_for_memory_is_refused(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "MAX_BODY_BYTES", 1 << 20)
+    monkeypatch.setattr(transport, "MAX_BODY_BYTES", 1 << 20)
     caller.mirror.before = lambda seen: Response(b" " * (2 << 20))
     with pytest.raises(MirrorProtocolError, match=r"larger than 1 MiB.*IMUNIZACAO_MIRROR_PAGE_SIZE"):
         caller.count()
@@ -707,7 +707,10 @@ def test_a_fresh_token_that_is_refused_is_a_matter_of_configuration(mirror: Fake
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (lambda: outcome(403, f"certificate of {CANARY_CNS}"), "The token service refuses us: 403"),
+        (
+            lambda: outcome(403, f"certificate of {CANARY_CNS}"),
+            r"The server at http://127\.0\.0\.1:\d+ refuses us: 403",
+        ),
         (lambda: Response(b'{"token": "segredo-0"}'), "without `access_token`"),
         (lambda: Response(b"<html>segredo-0</html>"), "without `access_token`"),
         (lambda: Response(json.dumps({"access_token": "segredo-0\r\nX: y"})), "cannot be sent"),

@@ -6,12 +6,14 @@ import hashlib
 import json
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from imunizacao.errors import StorageUnavailable
 from imunizacao.fhir import LandedWalk, LandingWriter, Page
+from imunizacao.fhir.landing import encode_page, keys_of_log
 from imunizacao.fhir.pages import read_page
 from tests.integration.extract_support import DAY, make_document, read_zstd
 
@@ -42,9 +44,9 @@ def write(folder: Path, count: int, size: int, part_lines: int) -> LandedWalk:
 
 
 @pytest.mark.parametrize(
-    ("count", "expected"), [(1, [1]), (39, [39]), (40, [40]), (41, [40, 1]), (205, [40, 40, 40, 40, 40, 5])]
+    ("count", "expected"), [(1, [1]), (39, [39]), (40, [40]), (41, [41]), (46, [45, 1]), (205, [45, 45, 45, 45, 25])]
 )
-def test_a_part_is_full_before_the_next_one_begins(tmp_path: Path, count: int, expected: list[int]) -> None:
+def test_a_part_ends_with_the_page_that_fills_it(tmp_path: Path, count: int, expected: list[int]) -> None:
     walk = write(tmp_path / "a", count, 15, 40)
     assert [part.lines for part in walk.parts] == expected
     assert [part.path.name for part in walk.parts] == [f"part-{n:04d}.ndjson.zst" for n in range(1, len(expected) + 1)]
@@ -53,8 +55,17 @@ def test_a_part_is_full_before_the_next_one_begins(tmp_path: Path, count: int, e
     assert (walk.lines, walk.distinct, walk.rejected, walk.rejects) == (count, count, 0, None)
 
 
-def test_a_page_may_fill_several_parts(tmp_path: Path) -> None:
-    assert [part.lines for part in write(tmp_path / "a", 25, 25, 10).parts] == [10, 10, 5]
+def test_a_page_is_never_cut(tmp_path: Path) -> None:
+    assert [part.lines for part in write(tmp_path / "a", 50, 25, 10).parts] == [25, 25]
+
+
+def test_the_log_of_a_page_names_its_entries_as_the_walk_counts_them(tmp_path: Path) -> None:
+    entries = [b'{"resource":{"id":"a","meta":{"versionId":"2"}}}', b'{"resource":{"id":"b"}}', b'{"resource":{}}']
+    body = b'{"resourceType":"Bundle","type":"searchset","entry":[' + b",".join(entries) + b"]}"
+    page = replace(next(pages_of(1, 1)), content=read_page(body))
+    block = encode_page(page)
+    assert block.keys == ["a|2", "b|", hashlib.sha256(entries[2]).hexdigest()]
+    assert keys_of_log(block.log) == block.keys
 
 
 def test_the_same_pages_give_the_same_bytes(tmp_path: Path) -> None:
@@ -79,10 +90,20 @@ def test_the_log_has_one_line_per_page(tmp_path: Path) -> None:
 def test_a_disk_that_fails_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with LandingWriter(tmp_path) as writer:
         monkeypatch.setattr(
-            writer, "_append", lambda lines: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+            writer, "_append", lambda block: (_ for _ in ()).throw(OSError(28, "No space left on device"))
         )
         with pytest.raises(StorageUnavailable, match="No space left on device"):
             writer.write_page(next(pages_of(1, 1)))
+
+
+def test_a_page_that_comes_after_the_end_opens_no_file(tmp_path: Path) -> None:
+    """A cancelled walk leaves its `with` block while its last page may still be on the way in a thread."""
+    page = next(pages_of(1, 1))
+    with LandingWriter(tmp_path) as writer:
+        pass
+    with pytest.raises(ValueError, match="broken off"):
+        writer.write_page(page)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pages.ndjson"]
 
 
 def test_memory_does_not_hold_the_slice(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from imunizacao.errors import ContractViolation
+from imunizacao.flatten import _keys_mark
 from imunizacao.settings import PseudonymSettings
 from tests.unit.fhir_documents import (
     BASE,
@@ -190,6 +191,8 @@ def test_every_optional_column_is_filled_somewhere(canonical: tuple[list[Json], 
     _, found = canonical
     empty_by_contract = {"ds_nacionalidade_paciente", "dt_deletado_rnds", "dt_entrada_datalake", "ds_sistema_origem"}
     empty = {name for name in found.dose[0] if all(row[name] is None for row in found.dose)}
+    empty -= {"in_fabricante_divergente", "in_idade_no_grupo"}  # both paths: tests/unit/test_flatten_flags.py
+    empty -= {"co_paciente_anterior"}  # filled while keys change, on the same path as co_paciente
     assert empty <= empty_by_contract, f"never filled, so never compared: {sorted(empty - empty_by_contract)}"
 
 
@@ -730,6 +733,65 @@ def test_a_cancelled_document_is_named_in_removed(flatten: Callable[..., Flatten
     assert [(row["co_documento"], row["co_motivo"]) for row in found.removed] == [("doc-a-i0b0", "entered-in-error")]
 
 
+def deletion(identifier: str, instant: str) -> Json:
+    """The line of a deleted document, as an export lands it."""
+    return {
+        "fullUrl": f"{HOST}Bundle/{identifier}",
+        "request": {"method": "DELETE", "url": f"Bundle/{identifier}"},
+        "response": {"lastModified": instant},
+    }
+
+
+def test_a_deleted_document_is_one_removed_dose_and_never_in_quarantine(flatten: Callable[..., Flattened]) -> None:
+    found = flatten(
+        [
+            deletion("doc-a-i0b0", "2026-03-14T12:00:00Z"),
+            deletion("doc-b", "2026-03-16T12:00:00Z"),
+            entry("doc-c-i0b0"),
+        ]
+    )
+    assert (found.counts["fetched"], found.counts["unique"], found.counts["doses"]) == (3, 3, 3)
+    assert (found.counts["removed"], found.counts["candidates"], found.counts["quarantined"]) == (2, 1, 0)
+    assert found.quarantine == []
+    assert [(row["co_documento"], row["co_motivo"], row["dt_deletado_rnds"]) for row in found.removed] == [
+        ("doc-a-i0b0", "deleted", "2026-03-14T09:00:00.000-03:00"),
+        ("doc-b-i0b0", "deleted", None),
+    ]
+
+
+def test_the_list_of_deletions_is_the_same_whenever_it_is_asked_for(flatten: Callable[..., Flattened]) -> None:
+    today = flatten([deletion("doc-a-i0b0", "2026-03-15T06:00:00Z")])
+    later = flatten([deletion("doc-a-i0b0", "2027-01-01T00:00:00Z")])
+    assert today.removed == later.removed
+    assert today.removed[0]["dt_entrada_rnds"].startswith("2026-03-14T23:59:59.999")
+
+
+@pytest.mark.parametrize(
+    ("deleted", "kept"),
+    [
+        ("2026-03-14T08:00:00.000-03:00", True),
+        ("2026-03-14T10:00:00.000-03:00", False),
+        ("2026-03-14T11:00:00.000-03:00", False),
+        ("2026-03-20T00:00:00.000-03:00", False),
+    ],
+    ids=["deleted, then written again", "the same instant", "written, then deleted", "deleted at some time"],
+)
+def test_a_document_that_is_there_and_deleted_counts_by_the_later_of_both(
+    flatten: Callable[..., Flattened], deleted: str, kept: bool
+) -> None:
+    found = flatten([entry("doc-a-i0b0", instant="2026-03-14T10:00:00.000-03:00"), deletion("doc-a", deleted)])
+    assert (found.counts["unique"], found.counts["duplicates"], found.counts["doses"]) == (1, 1, 1)
+    assert ids(found.dose) == (["doc-a-i0b0"] if kept else [])
+    assert [row["co_documento"] for row in found.removed] == ([] if kept else ["doc-a-i0b0"])
+
+
+def test_a_document_cannot_call_itself_deleted(flatten: Callable[..., Flattened]) -> None:
+    found = flatten([entry("doc-a-i0b0", status="deleted"), {**entry("doc-b-i0b0"), "request": {"method": "DELETE"}}])
+    assert found.removed == []
+    assert [row["ds_motivos"] for row in found.quarantine] == [["STATUS_UNKNOWN"]]
+    assert ids(found.dose) == ["doc-b-i0b0"]
+
+
 def test_a_replaced_document_of_an_earlier_day_is_removed_outside_of_the_account(
     flatten: Callable[..., Flattened],
 ) -> None:
@@ -816,6 +878,46 @@ def test_another_key_gives_other_pseudonyms_and_nothing_else(flatten: Callable[.
     long_key = PseudonymSettings(key=b"another key, longer than one block of the hash function" * 3, key_id="t2")
     first, second = flatten([entry()]).dose[0], flatten([entry()], pseudonym=long_key).dose[0]
     assert {name for name in first if first[name] != second[name]} == {"co_paciente", "co_identificador_sistema"}
+
+
+def test_while_keys_change_a_row_has_the_pseudonym_of_both_eras(flatten: Callable[..., Flattened]) -> None:
+    people = [
+        entry("doc-a"),
+        entry("doc-b"),
+        entry(
+            "doc-c",
+            person=Person(
+                identifier="123", name="n", birth="1980-01-01", cep="01001000", professional="7", local_id="l"
+            ),
+        ),
+    ]
+    new = PseudonymSettings(
+        key=b"the new key" * 4, key_id="t2", previous_key=PSEUDONYM.key, previous_key_id=PSEUDONYM.key_id
+    )
+    before, during = flatten(people).dose, flatten(people, pseudonym=new).dose
+    assert [row["co_paciente_anterior"] for row in before] == [None, None, None]
+    assert [row["co_paciente_anterior"] for row in during] == [row["co_paciente"] for row in before]
+    assert len({row["co_paciente"] for row in [*before, *during]} - {None}) == 4
+    # The local id has no column of its own for the era before: documents link by their RNDS ids, which no key changes.
+    local = {row["co_identificador_sistema"] for row in before} & {row["co_identificador_sistema"] for row in during}
+    assert local == set()
+
+
+def test_the_work_of_one_set_of_keys_is_not_taken_for_that_of_another() -> None:
+    present, before = b"p" * 32, b"b" * 32
+    marks = {
+        _keys_mark(keys)
+        for keys in (
+            PseudonymSettings(key=present, key_id="k2"),
+            PseudonymSettings(key=before, key_id="k2"),
+            PseudonymSettings(key=present, key_id="k3"),
+            PseudonymSettings(key=present, key_id="k2", previous_key=before, previous_key_id="k1"),
+            PseudonymSettings(key=present, key_id="k2", previous_key=b"o" * 32, previous_key_id="k1"),
+            PseudonymSettings(key=present, key_id="k2", previous_key=before, previous_key_id="k0"),
+        )
+    }
+    assert len(marks) == 6
+    assert not [mark for mark in marks if "pppp" in mark or present.hex() in mark]
 
 
 @pytest.mark.parametrize(

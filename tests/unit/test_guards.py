@@ -8,7 +8,7 @@ import pytest
 
 from imunizacao.errors import ContractViolation
 from imunizacao.flatten import _require_closed
-from imunizacao.reconcile import _count_places, _Counted, _Findings
+from imunizacao.reconcile import _count_places, _Counted, _Findings, _Residence
 
 CLOSED = {
     "fetched": 10,
@@ -40,12 +40,12 @@ def test_a_file_of_flatten_with_other_rows_than_the_account_is_refused(doses: in
 
 def _gaps(*keys: tuple[str, str]) -> list[str]:
     def lines() -> Iterator[bytes]:
-        yield b'"co_documento";"co_municipio_estabelecimento"\n'
+        yield b'"co_documento";"co_municipio_estabelecimento";"co_municipio_paciente";"sg_uf_paciente"\n'
         for place, document in keys:
-            yield f'"{document}";"{place}"\n'.encode()
+            yield f'"{document}";"{place}";;\n'.encode()
 
     findings, counted = _Findings(), _Counted()
-    _count_places(lines(), "53", findings, counted)
+    _count_places(lines(), "53", findings, counted, _Residence(initials={"": ""}))
     assert counted.rows == len(keys)
     return findings.gaps
 

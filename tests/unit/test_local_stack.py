@@ -15,6 +15,7 @@ import pytest
 from imunizacao.paths import ROOT
 from imunizacao.reference_day import from_airflow_context
 from imunizacao.settings import settings_from_env
+from imunizacao.signing import load_signer
 from imunizacao_airflow.connections import settings_from_connections
 from imunizacao_local import preflight
 from imunizacao_local.airflow_api import run_reference_day, yesterday
@@ -59,11 +60,23 @@ def test_the_product_accepts_the_environment_of_the_local_stack(stack: Stack) ->
 
 def test_the_tasks_get_the_same_settings_from_their_connections(stack: Stack) -> None:
     environment = stack.airflow().environment()
-    from_airflow = settings_from_connections(lambda name: connection(environment[f"AIRFLOW_CONN_{name.upper()}"]))
+    listed = stack.airflow().listed_connections()
+    assert set(listed) == {"imunizacao_mirror"}
+    assert "AIRFLOW_CONN_IMUNIZACAO_MIRROR" not in environment, "it would win over what a person changes in the UI"
+
+    def from_airflow_connection(name: str) -> Any:
+        return connection(json.dumps(listed[name]) if name in listed else environment[f"AIRFLOW_CONN_{name.upper()}"])
+
+    from_airflow = settings_from_connections(from_airflow_connection)
     from_shell = settings_from_env(stack.pipeline_environment())
     assert from_airflow.mirror == from_shell.mirror
     assert from_airflow.storage == from_shell.storage
     assert from_airflow.pseudonym == from_shell.pseudonym
+    assert from_airflow.signing == from_shell.signing
+    made, kept = (load_signer(from_shell.signing), load_signer(settings_from_env(stack.pipeline_environment()).signing))
+    assert made is not None
+    assert kept is not None
+    assert made.key_id == kept.key_id, "the key is made once"
     controle = connection(environment["AIRFLOW_CONN_IMUNIZACAO_CONTROLE"])
     assert f"{controle.login}:{controle.password}@{controle.host}:{controle.port}/{controle.schema}" in (
         from_shell.controle_dsn

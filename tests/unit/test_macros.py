@@ -489,3 +489,53 @@ def test_extensao_of_a_resource_without_extensions_is_null(duck: Engine, resourc
         )
         is None
     )
+
+
+# --- identifiers in texts and ids ----------------------------------------------------------------------
+
+_UUID = "00000000-0000-4000-8000-{}"
+
+
+def _numbers(text: str) -> list[str]:
+    return [run for run in re.findall("[0-9]+", text) if cns_is_valid(run) or cpf_is_valid(run)]
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    base=_BASE_11, before=st.sampled_from(["", "L", "lote ", "=", "CPF:"]), after=st.sampled_from(["", "X", " B", ";"])
+)
+def test_a_text_with_a_cns_or_cpf_in_it_is_found_however_it_is_grouped(
+    duck: Engine, base: str, before: str, after: str
+) -> None:
+    cpf = cpf_digits(base[:9])
+    cns = cns_from_pis(base)
+    found = [
+        cpf,
+        f"{cpf[:3]}.{cpf[3:6]}.{cpf[6:9]}-{cpf[9:]}",
+        f"{cpf[:3]} {cpf[3:6]} {cpf[6:9]} {cpf[9:]}",
+        cns,
+        f"{cns[:3]} {cns[3:7]} {cns[7:11]} {cns[11:]}",
+        f"{cns[:3]}.{cns[3:7]}.{cns[7:11]}.{cns[11:]}",
+    ]
+    valid = [cpf_is_valid(cpf)] * 3 + [cns_is_valid(cns)] * 3
+    texts = [before + text + after for text in found]
+    assert apply(duck, "contem_identificador($v)", texts) == valid
+    ids = [cpf + "-i0b0", f"doc-{cns}", f"Composition/{cns}/_history/2", f"{cns}{'0' * 9}", _UUID.format("0" + cpf)]
+    wanted = [cpf_is_valid(cpf), cns_is_valid(cns), cns_is_valid(cns), False, False]
+    assert apply(duck, "id_com_identificador($v)", ids) == wanted
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.text(alphabet=DIGITS + " .-AB", max_size=30))
+@example("12345678909")
+@example("1.2.3.4.5.6.7.8.9.0.9")
+def test_a_text_is_suspected_only_for_a_number_that_is_in_it(duck: Engine, text: str) -> None:
+    readings = (text, re.sub("[./-]", "", text), re.sub("[./ -]", "", text), re.sub("[^0-9]", "", text))
+    expected = any(_numbers(reading) for reading in readings)
+    assert one(duck, "contem_identificador($v)", text) is expected
+
+
+@pytest.mark.parametrize("text", [None, "", "4120Z005", "FA1234567890", "12345678900", "7898930490123", "PFIZER"])
+def test_what_a_lot_looks_like_is_no_identifier(duck: Engine, text: str | None) -> None:
+    assert one(duck, "contem_identificador($v)", text) is False
+    assert one(duck, "id_com_identificador($v)", text) is False

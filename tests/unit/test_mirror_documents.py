@@ -402,6 +402,7 @@ def test_a_time_slice_is_a_range_found_by_bisection(size: int) -> None:
         assert position == 0 or clock.instant(position - 1) < edge
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_documents(country: Country) -> None:
     def peak(size: int) -> int:
         source = Archive(country, Settings(seed=7, docs_per_day=size)).day(DAY)

@@ -8,13 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.integration.simulator import running_simulator
 from tests.mirror.calendar import parse_ms
 from tests.mirror.cnes import PROJECT
 
@@ -36,30 +36,10 @@ WINDOW = [
 Start = Callable[..., httpx.Client]
 
 
-@contextmanager
-def _mirror(folder: Path, *options: str) -> Iterator[httpx.Client]:
-    port_file = folder / "port"
-    command = [sys.executable, "-m", "tests.mirror", "serve", "--port", "0", "--port-file", str(port_file), *options]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=PROJECT, stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + 30
-        while not port_file.exists():
-            assert process.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < deadline, "the mirror did not open its port"
-            time.sleep(0.02)
-        base = f"http://127.0.0.1:{int(port_file.read_text())}"
-        with httpx.Client(base_url=base, timeout=20, trust_env=False) as client:
-            yield client
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     folder = tmp_path_factory.mktemp("mirror")
-    with _mirror(folder, "--docs-per-day", str(DOCS), "--now", NOW) as client:
+    with running_simulator(folder, "--docs-per-day", str(DOCS), "--now", NOW) as client:
         yield client
 
 
@@ -232,7 +212,7 @@ def test_a_cursor_is_opaque_and_a_forged_one_is_refused(mirror: httpx.Client) ->
 
 
 def test_an_old_cursor_has_expired(tmp_path: Path) -> None:
-    with _mirror(tmp_path, "--docs-per-day", "50", "--bookmark-seconds", "1") as client:
+    with running_simulator(tmp_path, "--docs-per-day", "50", "--bookmark-seconds", "1") as client:
         following = _link(_get(client, ("_count", "10")), "next")
         assert following is not None
         assert client.get(following).status_code == 200
@@ -314,7 +294,7 @@ def test_other_operations_are_refused_as_the_rnds_does(mirror: httpx.Client) -> 
 
 
 def test_the_same_seed_serves_the_same_bytes_on_another_port(mirror: httpx.Client, tmp_path: Path) -> None:
-    with _mirror(tmp_path, "--docs-per-day", str(DOCS), "--now", NOW) as other:
+    with running_simulator(tmp_path, "--docs-per-day", str(DOCS), "--now", NOW) as other:
         assert _get(other, ("_count", "50"))["entry"] == _get(mirror, ("_count", "50"))["entry"]
 
 
@@ -330,7 +310,7 @@ def test_statistics_count_requests_by_route_and_status(mirror: httpx.Client) -> 
 
 def test_basic_authentication(tmp_path: Path) -> None:
     options = ("--docs-per-day", "20", "--auth", "basic", "--login", "leitor", "--password", "s3nha")
-    with _mirror(tmp_path, *options) as client:
+    with running_simulator(tmp_path, *options) as client:
         assert client.get("/fhir/r4/metadata").status_code == 200
         refused = client.get("/fhir/r4/Bundle")
         assert refused.status_code == 401
@@ -341,17 +321,27 @@ def test_basic_authentication(tmp_path: Path) -> None:
         assert client.get("/api/token").status_code == 404
 
 
-def test_basic_without_a_password_does_not_start() -> None:
-    command = [sys.executable, "-m", "tests.mirror", "serve", "--auth", "basic", "--login", "leitor"]
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--auth", "basic", "--login", "leitor"), "needs a login and a password"),
+        (("--auth", "oauth2", "--client-id", "c"), "needs --client-id, and --client-secret or MIRROR_CLIENT_SECRET"),
+        (("--auth", "smart", "--client-id", "c"), "needs --client-id, and --client-keys"),
+        (("--auth", "smart", "--client-id", "c", "--client-keys", "README.md"), "neither a JWKS nor a public key"),
+        (("--auth-port", "0"), "TLS needs both --tls-cert and --tls-key"),
+    ],
+)
+def test_half_an_identity_does_not_start(options: tuple[str, ...], told: str) -> None:
+    command = [sys.executable, "-m", "tests.mirror", "serve", *options]
     finished = subprocess.run(
         command, check=False, cwd=PROJECT, capture_output=True, text=True, timeout=30, env={"PATH": ""}
     )
     assert finished.returncode == 2
-    assert "needs a login and a password" in finished.stderr
+    assert told in finished.stderr
 
 
 def test_the_token_of_the_rnds(tmp_path: Path) -> None:
-    with _mirror(tmp_path, "--docs-per-day", "20", "--auth", "rnds", "--token-seconds", "2") as client:
+    with running_simulator(tmp_path, "--docs-per-day", "20", "--auth", "rnds", "--token-seconds", "2") as client:
         for method in ("GET", "POST"):
             token = client.request(method, "/api/token").json()
             assert {name: token[name] for name in ("scope", "token_type", "expires_in")} == {
@@ -487,7 +477,7 @@ def test_an_empty_day_has_nothing_and_the_days_around_it_do(mirror: httpx.Client
 
 def test_scenarios_can_be_given_at_the_start_and_bad_ones_change_nothing(tmp_path: Path) -> None:
     options = ("--docs-per-day", "100", "--now", NOW, "--scenario", f"late:{DAY}:5", "--scenario", "wrong-total:1")
-    with _mirror(tmp_path, *options) as client:
+    with running_simulator(tmp_path, *options) as client:
         assert client.get("/_admin/scenario").json() == {"scenarios": [f"late:{DAY}:5", "wrong-total:1"]}
         assert _total(client) == 106
         for bad in ("nonsense", "lost-page:x", "late:2026-02-30:1", "http-5xx:2", "frozen:2026-03-14"):

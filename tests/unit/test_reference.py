@@ -16,7 +16,8 @@ from imunizacao.errors import ConfigurationError, ContractViolation
 from imunizacao.models import ObjectRef, ReferenceVersions
 from imunizacao.paths import REFERENCE
 from imunizacao.reference import (
-    CNES_COLUMNS,
+    MONTHLY_COLUMNS,
+    OPEN_COLUMNS,
     CnesImport,
     ReferenceSet,
     ibge_check_digit,
@@ -110,8 +111,9 @@ def cnes_zip(lines: Iterable[Line], *, competencia: str = "202601", encoding: st
     """`BASE_DE_DADOS_CNES_AAAAMM.ZIP` with the table and another member."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr(f"tbMunicipio{competencia}.csv", "x")
-        archive.writestr(f"tbEstabelecimento{competencia}.csv", table(lines).encode(encoding))
+        for name, content in (("tbMunicipio", b"x"), ("tbEstabelecimento", table(lines).encode(encoding))):
+            # A member holds the time at which it was written: a fixed one, so that the same lines are the same file.
+            archive.writestr(zipfile.ZipInfo(f"{name}{competencia}.csv", (2026, 2, 1, 0, 0, 0)), content)
     return out.getvalue()
 
 
@@ -132,8 +134,8 @@ def test_the_shipped_snapshot_is_whole() -> None:
 def test_needed_columns_are_the_ones_that_the_layout_marks_and_none_is_personal() -> None:
     with (REFERENCE / "cnes_layout" / "tbEstabelecimento.csv").open(encoding="utf-8", newline="") as file:
         used = {row["coluna"] for row in csv.DictReader(file) if row["usar_no_pipeline"] == "S"}
-    assert set(CNES_COLUMNS) <= used
-    assert not [column for column in CNES_COLUMNS if "CPF" in column]
+    assert set(MONTHLY_COLUMNS) <= used
+    assert not [column for column in (*MONTHLY_COLUMNS, *OPEN_COLUMNS) if "CPF" in column]
 
 
 def test_columns_are_found_by_name_in_any_order_and_case() -> None:

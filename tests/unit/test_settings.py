@@ -8,6 +8,7 @@ import pytest
 
 from imunizacao.errors import ConfigurationError
 from imunizacao.settings import (
+    HousekeepingSettings,
     environment_help,
     mirror_settings,
     pseudonym_settings,
@@ -108,7 +109,7 @@ def test_a_misspelt_setting_is_refused() -> None:
         ("IMUNIZACAO_MIRROR_URL", "ftp://mirror.example.org", "not an http"),
         ("IMUNIZACAO_MIRROR_URL", "http://", "not an http"),
         ("IMUNIZACAO_S3_ENDPOINT", "127.0.0.1:8333", "not an http"),
-        ("IMUNIZACAO_MIRROR_AUTH", "oauth", "Expected one of: none, basic, rnds"),
+        ("IMUNIZACAO_MIRROR_AUTH", "oauth", "Expected one of: none, basic, oauth2, smart, rnds"),
         ("IMUNIZACAO_MIRROR_AUTH", "basic", "needs login and password"),
         ("IMUNIZACAO_MIRROR_AUTH", "rnds", "needs the token address"),
         ("IMUNIZACAO_MIRROR_PAGE_SIZE", "many", "not a whole number"),
@@ -151,6 +152,37 @@ def test_a_pseudonym_key_of_32_characters_is_taken() -> None:
     assert pseudonym_settings(key="ç" * 32, key_id="k1").key == ("ç" * 32).encode()
 
 
+def test_while_keys_change_there_are_two() -> None:
+    before = {
+        "IMUNIZACAO_PSEUDONYM_PREVIOUS_KEY": "canary-key-before-of-32-characters",
+        "IMUNIZACAO_PSEUDONYM_PREVIOUS_KEY_ID": "k0",
+    }
+    found = settings_from_env(ENV | before).pseudonym
+    assert (found.previous_key, found.previous_key_id) == (b"canary-key-before-of-32-characters", "k0")
+    assert "canary" not in repr(found)
+    alone = settings_from_env(ENV | dict.fromkeys(before, "")).pseudonym
+    assert (alone.previous_key, alone.previous_key_id) == (b"", "")
+
+
+@pytest.mark.parametrize(
+    ("previous", "message"),
+    [
+        ({"previous_key": "canary-before-" * 3}, "previous pseudonym key is set without its id"),
+        ({"previous_key_id": "k0"}, "previous pseudonym id is set without its key"),
+        ({"previous_key": "canary-short", "previous_key_id": "k0"}, "previous pseudonym key has 12 characters"),
+        ({"previous_key": "canary-before-" * 3, "previous_key_id": "K 0"}, "id 'K 0' of the previous pseudonym key"),
+        ({"previous_key": "canary-before-" * 3, "previous_key_id": "k1"}, "have the same id 'k1'"),
+        ({"previous_key": "canary-present-" * 3, "previous_key_id": "k0"}, "are the same key under two ids"),
+    ],
+)
+def test_a_change_of_keys_that_cannot_be_meant_is_refused_without_showing_a_key(
+    previous: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message) as error:
+        pseudonym_settings(key="canary-present-" * 3, key_id="k1", **previous)
+    assert "canary" not in str(error.value)
+
+
 def test_one_bucket_for_both_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="would be readable"):
         settings_from_env(ENV | {"IMUNIZACAO_WORK_BUCKET": "same", "IMUNIZACAO_PUBLIC_BUCKET": "same"})
@@ -160,6 +192,56 @@ def test_one_bucket_for_both_is_refused() -> None:
         storage_settings(
             endpoint_url="http://127.0.0.1:1", access_key="a", secret_key="s", work_bucket="b", public_bucket="b"
         )
+
+
+NOMINAL = {"IMUNIZACAO_NOMINAL": "on", "IMUNIZACAO_NOMINAL_BUCKET": "managers"}
+
+
+@pytest.mark.parametrize("switch", [{}, {"IMUNIZACAO_NOMINAL": ""}, {"IMUNIZACAO_NOMINAL": "off"}])
+def test_nothing_nominal_without_the_switch(switch: dict[str, str]) -> None:
+    assert settings_from_env(ENV | {"IMUNIZACAO_NOMINAL_BUCKET": "managers"} | switch).nominal is None
+
+
+def test_nominal_uses_the_identity_of_the_pipeline_or_one_of_its_own() -> None:
+    found = settings_from_env(ENV | NOMINAL).nominal
+    assert found is not None
+    assert (found.bucket, found.access_key) == ("managers", ENV["IMUNIZACAO_S3_ACCESS_KEY"])
+    own = {"IMUNIZACAO_NOMINAL_ACCESS_KEY": "own", "IMUNIZACAO_NOMINAL_SECRET_KEY": "canary-own-secret"}
+    found = settings_from_env(ENV | NOMINAL | own).nominal
+    assert found is not None
+    assert (found.access_key, found.secret_key) == ("own", "canary-own-secret")
+    assert "canary" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"IMUNIZACAO_NOMINAL": "yes"}, "IMUNIZACAO_NOMINAL is 'yes'. Expected on or off"),
+        ({"IMUNIZACAO_NOMINAL_BUCKET": ""}, "no bucket for files with identifiers is named"),
+        ({"IMUNIZACAO_NOMINAL_BUCKET": "imunizacao-work"}, "is the work or the public bucket"),
+        ({"IMUNIZACAO_NOMINAL_BUCKET": "imunizacao-public"}, "is the work or the public bucket"),
+        ({"IMUNIZACAO_NOMINAL_ACCESS_KEY": "own"}, "Only one of access key and secret key of the nominal bucket"),
+    ],
+)
+def test_nominal_is_refused_unless_all_of_it_is_there(change: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        settings_from_env(ENV | NOMINAL | change)
+
+
+def test_retentions_have_defaults_and_must_not_take_from_a_run_what_it_needs() -> None:
+    assert settings_from_env(ENV).housekeeping == HousekeepingSettings()
+    changed = settings_from_env(
+        ENV
+        | {
+            "IMUNIZACAO_KEEP_WITHDRAWN_DAYS": "0",
+            "IMUNIZACAO_KEEP_LANDING_DAYS": "30",
+            "IMUNIZACAO_KEEP_DOCS_DAYS": "9",
+        }
+    ).housekeeping
+    assert (changed.withdrawn_days, changed.landing_days, changed.docs_days) == (0, 30, 9)
+    for name, value in (("LANDING", "29"), ("RUNS", "6"), ("ORPHANS", "0"), ("WITHDRAWN", "-1"), ("RUNS", "x")):
+        with pytest.raises(ConfigurationError, match=f"IMUNIZACAO_KEEP_LANDING_DAYS|IMUNIZACAO_KEEP_{name}_DAYS"):
+            settings_from_env(ENV | {f"IMUNIZACAO_KEEP_{name}_DAYS": value})
 
 
 def test_secrets_are_not_shown() -> None:

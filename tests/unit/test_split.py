@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import io
 import random
@@ -23,6 +24,7 @@ from imunizacao.models import CutFile
 from imunizacao.settings import EngineSettings
 from imunizacao.split import SplitOutcome, content_id, csv_header, cut_body, run_split
 from imunizacao.sql import open_engine
+from imunizacao.sql.compile_csv import csv_header_copy
 from tests.unit.fhir_documents import write_references
 
 DAY = "2026-03-14"
@@ -335,6 +337,70 @@ def test_a_value_outside_the_contract_of_an_optional_column_is_left_empty_and_co
     assert all(item[column] == "" for item in rows for column in values)
     assert outcome.blanked == dict.fromkeys(values, 1)
     assert [outcome.completeness[column] for column in values] == [0] * len(values)
+
+
+CPF, CNS = "12345678909", "700000000000005"
+
+
+def test_a_cns_or_cpf_in_a_text_does_not_leave_and_is_counted(split: Callable[..., SplitOutcome]) -> None:
+    planted = [CPF, f"lote {CNS}", "=123.456.789-09", f"{CPF}{'L' * 95}", "L-4120Z005", None]
+    rows = [row(n) | dict.fromkeys(CONTRACT.text_columns, value) for n, value in enumerate(planted)]
+    outcome = split([*rows, row(90, co_troca_documento=f"{CNS}-i0b0")])
+    raw = published(outcome, file_of(outcome, "35"))
+    for column in CONTRACT.text_columns:
+        assert [item[column] for item in read_csv(raw)] == ["", "", "", "", "L-4120Z005", "", ""]
+        assert (outcome.identifying[column], outcome.blanked[column], outcome.completeness[column]) == (4, 4, 1)
+    assert outcome.identifying["co_troca_documento"] == outcome.blanked["co_troca_documento"] == 1
+    assert outcome.neutralised == {}
+    assert not [text for text in (CPF, CNS, "456.789") if text.encode() in outcome.body.read_bytes()]
+
+
+def test_a_document_id_that_is_a_cpf_stops_the_day(split: Callable[..., SplitOutcome]) -> None:
+    """Flatten keeps such documents back; this is the last look before files."""
+    with pytest.raises(ContractViolation, match=r"hold a CNS or CPF in co_documento \(1 rows\)") as error:
+        split([row(1), row(2, co_documento=f"{CPF}-i0b0")])
+    assert CPF not in str(error.value)
+    assert split([row(1), row(2, co_documento=f"{CPF}-i0b0")], bad=[row(2)]).rows == 1
+
+
+def test_a_removal_does_not_name_a_person(split: Callable[..., SplitOutcome]) -> None:
+    gone = dict.fromkeys(REMOVED.names) | {
+        "co_documento": "doc-a-i0b0",
+        "co_troca_documento": f"{CPF}-i0b0",
+        "co_motivo": "replaced",
+        "dt_entrada_rnds": "2026-03-14T10:00:00.000-03:00",
+    }
+    (item,) = read_csv(split([], removed=[gone]).removed.read_bytes())
+    assert (item["co_documento"], item["co_troca_documento"]) == ("doc-a-i0b0", "")
+
+
+def test_a_column_of_another_profile_is_refused_before_anything_is_written(
+    split: Callable[..., SplitOutcome], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A contract that was put together past the checks of its file."""
+    smuggled = dataclasses.replace(CONTRACT.column("co_lote_vacina"), privacy="identifier")
+    columns = tuple(smuggled if column.name == smuggled.name else column for column in CONTRACT.columns)
+    monkeypatch.setattr("imunizacao.split.load_contract", lambda name: dataclasses.replace(CONTRACT, columns=columns))
+    with pytest.raises(ContractViolation, match=r"co_lote_vacina are not on the allow-list .* profile pseudonymised"):
+        split([row(1)])
+    assert not list(tmp_path.rglob("body.csv"))
+
+
+def test_a_statement_that_writes_other_columns_than_the_contract_is_refused(
+    split: Callable[..., SplitOutcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = csv_header_copy(CONTRACT)
+    for old, new, message in (
+        ('as "co_lote_vacina"', 'as "nu_cpf_paciente"', "nu_cpf_paciente are not on the allow-list"),
+        ('as "sg_vacina"', 'as "ds_vacina_"', "ds_vacina_ are not on the allow-list"),
+        ("limit 0", "limit 0 -- unchanged", ""),
+    ):
+        monkeypatch.setattr("imunizacao.split.csv_header_copy", lambda _, o=old, n=new: compiled.replace(o, n))
+        if message:
+            with pytest.raises(ContractViolation, match=message):
+                split([row(1)])
+        else:
+            assert split([row(1)]).rows == 1
 
 
 def test_a_value_at_the_limit_of_the_contract_is_published(split: Callable[..., SplitOutcome]) -> None:

@@ -15,6 +15,10 @@ from imunizacao.validate.rule_table import rule_table
 from imunizacao.validate.suites import is_anchored, load_suite, load_suites
 
 Change = Callable[[dict[str, Any]], object]
+SUITE_FILES = ("dose.json", "dia.json", "uf.json")
+
+
+ABOUT: dict[str, Any] = {"rationale": "r", "pass": [{"co_vacina": "1"}], "fail": [{"co_vacina": "x"}]}
 
 
 def suite() -> dict[str, Any]:
@@ -34,13 +38,14 @@ def suite() -> dict[str, Any]:
                     "reason": "X_BAD",
                     "note": "n",
                     "source": "s",
+                    **ABOUT,
                 },
             },
             {
                 "type": "expect_table_row_count_to_equal",
                 "kwargs": {"value": {"$PARAMETER": "candidates"}},
                 "severity": "critical",
-                "meta": {"rule": "IMU-901", "scope": "day", "note": "n", "source": "s"},
+                "meta": {"rule": "IMU-901", "scope": "day", "note": "n", "source": "s", **ABOUT},
             },
         ],
     }
@@ -85,6 +90,12 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "rule id of another form": (lambda d: row(d)["meta"].update(rule="IMU-1"), "IMU- and three digits"),
     "unknown key in meta": (lambda d: row(d)["meta"].update(rule_id="x"), "unknown key.*rule_id"),
     "missing note": (lambda d: row(d)["meta"].pop("note"), "missing key.*note"),
+    "missing rationale": (lambda d: row(d)["meta"].pop("rationale"), "missing key.*rationale"),
+    "missing example that passes": (lambda d: row(d)["meta"].pop("pass"), "missing key.*pass"),
+    "missing example that fails": (lambda d: day(d)["meta"].pop("fail"), "missing key.*fail"),
+    "no example": (lambda d: row(d)["meta"].update({"pass": []}), "at least one example"),
+    "empty example": (lambda d: row(d)["meta"].update({"fail": [{}]}), "at least one example"),
+    "example of another form": (lambda d: day(d)["meta"].update({"fail": "x"}), "at least one example"),
     "empty source": (lambda d: row(d)["meta"].update(source=" "), "not empty"),
     "unknown scope": (lambda d: row(d)["meta"].update(scope="table"), "neither row nor day"),
     "row rule without on_fail": (lambda d: row(d)["meta"].pop("on_fail"), "needs `on_fail`"),
@@ -92,6 +103,11 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "row rule without reason": (lambda d: row(d)["meta"].pop("reason"), "needs a `reason`"),
     "reason in words": (lambda d: row(d)["meta"].update(reason="bad date"), "needs a `reason`"),
     "day rule with reason": (lambda d: day(d)["meta"].update(reason="X"), "no `reason`"),
+    "day rule with on_fail of rows": (lambda d: day(d)["meta"].update(on_fail="flag"), "a person decides"),
+    "warning that asks": (
+        lambda d: (day(d)["meta"].update(on_fail="ask"), day(d).update(severity="warning")),
+        "its severity is critical",
+    ),
     "severity missing": (lambda d: row(d).pop("severity"), "missing key.*severity"),
     "unknown severity": (lambda d: row(d).update(severity="fatal"), "severity 'fatal'"),
     "critical row rule without mostly": (lambda d: row(d)["kwargs"].pop("mostly"), "below 1"),
@@ -140,10 +156,11 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_suites(tmp_path)
 
 
-def test_rule_ids_are_unique_over_both_suites(tmp_path: Path) -> None:
+def test_rule_ids_are_unique_over_all_suites(tmp_path: Path) -> None:
     document = suite()
     write(tmp_path, document)
     write(tmp_path, {"name": "dia", "expectations": [day(document)]}, "dia.json")
+    (tmp_path / "uf.json").write_bytes((paths.EXPECTATIONS / "uf.json").read_bytes())
     with pytest.raises(ContractViolation, match="IMU-901"):
         load_suites(tmp_path)
 
@@ -169,8 +186,10 @@ def test_the_rule_page_is_the_one_of_the_suites() -> None:
 
 def test_the_same_suites_have_the_same_identity_and_others_another(tmp_path: Path) -> None:
     one = load_suites(paths.EXPECTATIONS)
-    for name in ("dose.json", "dia.json"):
+    for name in SUITE_FILES:
         (tmp_path / name).write_bytes((paths.EXPECTATIONS / name).read_bytes())
     assert load_suites(tmp_path).sha256 == one.sha256
-    (tmp_path / "dia.json").write_bytes((paths.EXPECTATIONS / "dia.json").read_bytes() + b"\n")
-    assert load_suites(tmp_path).sha256 != one.sha256
+    for name in SUITE_FILES:
+        (tmp_path / name).write_bytes((paths.EXPECTATIONS / name).read_bytes() + b"\n")
+        assert load_suites(tmp_path).sha256 != one.sha256, name
+        (tmp_path / name).write_bytes((paths.EXPECTATIONS / name).read_bytes())

@@ -1,0 +1,1 @@
+"""Verifying a bucket from outside."""
