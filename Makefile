@@ -70,6 +70,17 @@ format: setup ## Format Python in place
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
+# Two runs at once, the second of three processes: tests against real servers wait for most of their time. Those with a real Airflow stay apart,
+# because Airflow reads its settings once, when it is imported. Their output follows the other, also when the whole is broken off.
+define run_all_tests
+	@log=$$(mktemp); trap 'cat "$$log"; rm -f "$$log"' EXIT; \
+	$(BIN)/python -m pytest -p no:cacheprovider tests/dags > "$$log" 2>&1 & dags=$$!; \
+	status=0; \
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore=tests/dags || status=1; \
+	wait $$dags || status=1; \
+	exit $$status
+endef
+
 .PHONY: check
 check: setup ## All that CI checks; changes no file of the project
 	$(BIN)/ruff check .
@@ -77,15 +88,24 @@ check: setup ## All that CI checks; changes no file of the project
 	$(BIN)/mypy --strict include tests/mirror
 	PYTHONPATH=include $(BIN)/lint-imports
 	$(BIN)/python -m tests.lint_sql
-	$(BIN)/python -m pytest
+	$(call run_all_tests)
 
 .PHONY: test
 test: setup ## Run the tests (some of them: make test TESTS=tests/unit)
-	$(BIN)/python -m pytest $(TESTS)
+	$(if $(TESTS),$(BIN)/python -m pytest $(TESTS),$(call run_all_tests))
+
+.PHONY: test-slow
+test-slow: setup ## Run the tests that CI cannot afford (about half an hour)
+	$(BIN)/python -m pytest -m slow
 
 .PHONY: test-dags
 test-dags: setup ## Run only the tests of the DAG files
 	$(BIN)/python -m pytest tests/dags
+
+.PHONY: soak
+soak: setup ## Extract through random faults (SEEDS=1-5000), then publish in random schedules (SCHEDULES=200 SEED=1)
+	$(if $(SCHEDULES),,PYTHONPATH=include $(BIN)/python -m tests.faults $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS))
+	$(if $(SEEDS),,PYTHONPATH=include $(BIN)/python -m tests.protocol $(if $(SCHEDULES),--schedules $(SCHEDULES)) $(if $(SEED),--seed $(SEED)))
 
 .PHONY: bench
 bench: setup ## Measure the stages; writes docs/benchmarks.md
