@@ -235,7 +235,7 @@ class FlattenReceipt(Receipt):
     extracted_at: str = ""
     """Of the landing: see `ExtractReceipt`."""
     code_counts: dict[str, int] = field(default_factory=dict)
-    """Doses with an unknown code by column; documents by profile generation, and by the name of an unknown profile."""
+    """Doses with an unknown code by column; documents by profile generation, by the name of an unknown profile, and of other types by type."""
 
     @property
     def unknown_profiles(self) -> dict[str, int]:

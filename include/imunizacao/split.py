@@ -40,8 +40,11 @@ _MUNICIPIO = re.compile(r"[0-9]{6}")
 """It becomes part of a path."""
 _PHYSICAL_KEY = ("nu_parte", "nu_linha", "nu_dose")
 _MACROS = (
+    "flatten/05_macro_cns_numero_valido",
     "flatten/05_macro_cns_valido",
+    "flatten/06_macro_cpf_numero_valido",
     "flatten/06_macro_cpf_valido",
+    "flatten/07_macro_numeros_agrupados",
     "flatten/08_macro_id_com_identificador",
     "flatten/12_macro_contem_identificador",
 )
@@ -219,6 +222,7 @@ def write_body(duck: Engine, contract: Contract, *, dose: str, bad_keys: str, bo
             contract,
             first_by="in_co_uf_estabelecimento",
             clean=[name for name, found in by_column.items() if not found.identifying],
+            kept=[name for name, found in by_column.items() if found.read == found.filled and not found.neutralised],
         ),
         {"dose": dose, "bad_keys": bad_keys, "destination": str(body)},
     )

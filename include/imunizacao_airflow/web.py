@@ -245,7 +245,11 @@ def _documents_seen(day: str, run_id: str) -> str:
     elements = (_read(f"{receipts}/extract/receipt.json", bucket="work") or {}).get("unknown_elements") or {}
     if not counts and not elements:
         return ""
-    starts = {"geração ": "Documentos por geração", "perfil desconhecido ": "Perfis desconhecidos"}
+    starts = {
+        "geração ": "Documentos por geração",
+        "perfil desconhecido ": "Perfis desconhecidos",
+        "documento de outro tipo ": "Documentos de outros tipos (sem doses)",
+    }
     parts = []
     for start, title in starts.items():
         rows = [(name.removeprefix(start), _number(qt)) for name, qt in counts.items() if name.startswith(start)]

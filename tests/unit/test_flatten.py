@@ -832,6 +832,62 @@ def test_the_codings_own_system_names_the_vaccine(flatten: Callable[..., Flatten
 # --- (d) privacy -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize(
+    ("element", "table", "column"),
+    [
+        ("vaccineCode", "BRImunobiologico", "co_vacina"),
+        ("site", "BRLocalAplicacao", "co_local_aplicacao"),
+        ("route", "BRViaAdministracao", "co_via_administracao"),
+        ("reportOrigin", "BRRegistroOrigem", "co_origem_registro"),
+    ],
+)
+def test_a_code_of_another_system_is_none_of_ours(
+    flatten: Callable[..., Flattened], element: str, table: str, column: str, shuffled: bool
+) -> None:
+    foreign = {"system": "http://terminology.example.org/sid/other", "code": "33"}
+    alone = changed(entry("a"), _set(f"{_DOSE}.{element}", {"coding": [foreign]}))
+    national = {"system": f"{BASE}CodeSystem/{table}", "code": "02"}
+    beside = changed(entry("b"), _set(f"{_DOSE}.{element}", {"coding": [foreign, national]}))
+    if shuffled:
+        for made in (alone, beside):
+            made["resource"]["entry"].reverse()
+    rows = {row["co_documento"]: row[column] for row in flatten([alone, beside]).dose}
+    assert rows == {"a-i0b0": None, "b-i0b0": "02"}
+
+
+def _of_another_type(identifier: str, status: str = "final", code: str = "REL") -> Json:
+    made = entry(identifier)
+    composition, dose = resources(made)[:2]
+    composition["resource"]["type"] = {"coding": [{"system": f"{BASE}CodeSystem/BRTipoDocumento", "code": code}]}
+    composition["resource"]["status"] = status
+    dose["resource"] = {"resourceType": "Observation", "status": "final"}
+    return made
+
+
+def test_a_document_of_another_type_is_counted_and_nothing_else(flatten: Callable[..., Flattened]) -> None:
+    others = [_of_another_type("r1"), _of_another_type("r2", "entered-in-error"), _of_another_type("s1", code="SA")]
+    done = flatten([entry("a"), *others, _of_another_type("r1")])
+    assert ids(done.dose) == ["a-i0b0"]
+    assert (done.quarantine, done.removed) == ([], [])
+    assert (done.counts["fetched"], done.counts["unique"], done.counts["duplicates"], done.counts["doses"]) == (
+        5,
+        4,
+        1,
+        1,
+    )
+    assert {name: count for name, count in done.codes.items() if "outro tipo" in name} == {
+        "documento de outro tipo REL": 2,
+        "documento de outro tipo SA": 1,
+    }
+    assert not [name for name in done.codes if name.startswith("perfil desconhecido")]
+
+
+def test_a_vaccination_without_its_dose_is_no_document_of_another_type(flatten: Callable[..., Flattened]) -> None:
+    done = flatten([_of_another_type("a", code="RIA")])
+    assert [row["ds_motivos"] for row in done.quarantine] == [["DOSE_MISSING"]]
+
+
 def test_nothing_that_names_a_person_leaves_flatten(tables: dict[str, Path], tmp_path: Path) -> None:
     entries, people = _random_documents(200, seed=99)
     rng = random.Random(5)

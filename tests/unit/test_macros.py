@@ -539,3 +539,72 @@ def test_a_text_is_suspected_only_for_a_number_that_is_in_it(duck: Engine, text:
 def test_what_a_lot_looks_like_is_no_identifier(duck: Engine, text: str | None) -> None:
     assert one(duck, "contem_identificador($v)", text) is False
     assert one(duck, "id_com_identificador($v)", text) is False
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        "{}", "ria-{}", "{}-v2", "ria.{}.1", "Composition/{}/_history/2", "2024-{}", "{}-i0b0",
+        "x-00000000-0000-4000-8000-000000000000.{}",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "number",
+    ["52998224725", "529.982.247-25", "529982247-25", "529-982-247-25", "700000000000005", "700-0000-0000-0005"],
+)
+def test_an_id_with_a_number_in_it_as_people_write_numbers_says_who_somebody_is(
+    duck: Engine, shape: str, number: str
+) -> None:
+    assert one(duck, "id_com_identificador($v)", shape.format(number)) is True
+
+
+def test_an_id_is_no_uuid_because_it_begins_like_one(duck: Engine) -> None:
+    begun = "00000000-0000-4000-8000-"
+    assert apply(duck, "id_com_identificador($v)", [begun + "700000000000005", begun + "52998224725-i0b0"]) == [
+        True,
+        True,
+    ]
+    assert apply(duck, "id_com_identificador($v)", [_UUID.format("052998224725"), "2026-03-14-00000052998"]) == [
+        False,
+        False,
+    ]
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(min_value=-(10**17), max_value=10**17) | st.none())
+@example(0)
+@example(11111111111)
+def test_a_number_is_judged_as_its_digits_are(duck: Engine, number: int | None) -> None:
+    digits = "" if number is None or number < 0 else str(number)
+    assert one(duck, "cns_numero_valido(cast($v as bigint))", number) is cns_is_valid(digits)
+    if number is not None and 0 <= number < 10**11:
+        assert one(duck, "cpf_numero_valido(cast($v as bigint))", number) is cpf_is_valid(f"{number:011d}")
+
+
+_AS_A_COLUMN = "from (select cast($v as varchar) as v)"
+"""A parameter has no type of its own, and a struct made of it none either."""
+
+
+@pytest.mark.parametrize(
+    ("codings", "code"),
+    [
+        ([("http://www.saude.gov.br/fhir/r4/CodeSystem/BRLocalAplicacao", "1")], "1"),
+        ([("http://snomed.info/sct", "368208006"), ("https://rnds.saude.gov.br/x/BRLocalAplicacao-1.0", "2")], "2"),
+        ([("http://snomed.info/sct", "368208006")], None),
+        ([(None, "3")], "3"),
+        ([("", "4"), ("http://snomed.info/sct", "5")], "4"),
+        ([("http://www.saude.sp.gov.br/locais", "6")], "6"),
+        ([], None),
+    ],
+)
+def test_a_code_is_that_of_the_national_table(
+    duck: Engine, codings: list[tuple[str | None, str]], code: str | None
+) -> None:
+    listed = json.dumps([{"system": system, "code": value} for system, value in codings])
+    assert one(duck, f"codigo_nacional(codificacoes(v), 'BRLocalAplicacao') {_AS_A_COLUMN}", listed) == code
+
+
+@pytest.mark.parametrize("listed", [None, "{}", '"text"', "not json", "[1]", '[{"code": {}}]'])
+def test_what_is_no_list_of_codings_has_no_code(duck: Engine, listed: str | None) -> None:
+    assert one(duck, f"codigo_nacional(codificacoes(v), 'BRLocalAplicacao') {_AS_A_COLUMN}", listed) in (None, "{}")
+    assert one(duck, f"codigo_de_extensao(extensoes(v), 'BRGrupoAtendimento') {_AS_A_COLUMN}", listed) is None

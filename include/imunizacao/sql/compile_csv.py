@@ -16,16 +16,17 @@ _IDENTIFIERS = ("12345678909", "700000000000005", "12345678909-i0b0")
 _PHYSICAL_KEY = ("nu_parte", "nu_linha", "nu_dose")
 
 
-def csv_body_copy(contract: Contract, *, first_by: str, clean: Collection[str] = ()) -> str:
+def csv_body_copy(contract: Contract, *, first_by: str, clean: Collection[str] = (), kept: Collection[str] = ()) -> str:
     """`COPY` of the rows to publish, in total order, without a header, as the dialect of the contract wants it.
 
     Parameters of the statement: `$dose` and `$bad_keys` (Parquet), `$destination`. `first_by` is the internal column that
     comes first in the order (the UF); then the municipality and the contract's sort key; the physical key makes the order
-    total whatever the data. `clean` are columns in which these rows hold no CNS or CPF, as `facts_select` counted: they are not
-    looked at again.
+    total whatever the data. As `facts_select` counted over the same rows: `clean` are columns without any CNS or CPF, and `kept`
+    columns of which every value is published as it is. What is known is not looked at again, which is half of the cost.
     """
     columns = ",\n    ".join(
-        f"{_published(contract, column, clean)} as {quote_identifier(column.name)}" for column in contract.columns
+        f"{_name(column) if column.name in kept else _published(contract, column, clean)} as {quote_identifier(column.name)}"
+        for column in contract.columns
     )
     order = (first_by, "co_municipio_estabelecimento", *contract.sort_key, *_PHYSICAL_KEY)
     by = ", ".join(dict.fromkeys(f"good.{quote_identifier(name)}" for name in order))

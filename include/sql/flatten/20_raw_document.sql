@@ -98,7 +98,11 @@ copy (
                 '$.resource.entry[2].resource.extension',
                 '$.resource.entry[3].resource.extension',
                 '$.resource.entry[1].resource.reasonCode',
-                '$.resource.entry[1].resource.status'
+                '$.resource.entry[1].resource.status',
+                '$.resource.entry[1].resource.vaccineCode.coding[0].system',
+                '$.resource.entry[1].resource.site.coding[0].system',
+                '$.resource.entry[1].resource.route.coding[0].system',
+                '$.resource.entry[1].resource.reportOrigin.coding[0].system'
             ])) as v
         from line
     ),
@@ -117,7 +121,12 @@ copy (
                 and coalesce(v[53], '') in ('', 'Condition', 'Patient', 'Organization')
                 and coalesce(v[54], '') in ('', 'Condition', 'Organization')
                 and v[55] is null
-                and v[68] is null,
+                and v[68] is null
+                -- A code of a system that is not national is none of ours; another coding of the element may be: see codigo_nacional.
+                and (v[70] is null or contains(v[70], '/BR') or contains(v[70], 'saude'))
+                and (v[71] is null or contains(v[71], '/BR') or contains(v[71], 'saude'))
+                and (v[72] is null or contains(v[72], '/BR') or contains(v[72], 'saude'))
+                and (v[73] is null or contains(v[73], '/BR') or contains(v[73], 'saude')),
                 false
             ) as in_forma
         from picked

@@ -1,5 +1,6 @@
 -- Document level of the documents that are not in the canonical shape, found by resource type and not by position.
 -- A line without a resource that tells of a DELETE is no document: it says that one was deleted (Bulk Data `deleted`).
+-- Each resource is parsed once, whatever its type: of several of a type the one whose text sorts first is taken.
 -- reads:  $raw_document (Parquet files of 20_raw_document)
 -- writes: raw_any_shape_document
 -- grain:  landed line that is JSON and not `in_forma`
@@ -9,27 +10,22 @@ with landed as (
     select
         (cast(nu_parte as bigint) << 32) + file_row_number as nu_documento,
         json,
-        json_extract_string(json, ['$.resource', '$.request.method', '$.response.lastModified']) as v
+        json_extract_string(json, ['$.request.method', '$.response.lastModified']) as v
     from read_parquet($raw_document, file_row_number = true)
     where in_json and not in_forma
 ),
 
 entry as (
-    select
-        nu_documento,
-        unnest(cast(json_extract(json, '$.resource.entry[*].resource') as json[])) as resource
+    select nu_documento, unnest(json_extract(json, '$.resource.entry[*].resource')) as resource
     from landed
 ),
 
 typed as (
-    select nu_documento, json_extract_string(resource, '$.resourceType') as tp_recurso, resource
-    from entry
-),
-
-composition as (
     select
         nu_documento,
-        json_extract_string(first(resource order by cast(resource as varchar)), [
+        cast(resource as varchar) as tx_recurso,
+        json_extract_string(resource, [
+            '$.resourceType',
             '$.id',
             '$.meta.profile[0]',
             '$.status',
@@ -37,58 +33,49 @@ composition as (
             '$.date',
             '$.author[0].identifier.value',
             '$.relatesTo[0].code',
-            '$.relatesTo[0].targetReference.reference'
-        ]) as v,
-        count(*) as qt_composition
-    from typed
-    where tp_recurso = 'Composition'
-    group by nu_documento
-),
-
-patient as (
-    select
-        nu_documento,
-        json_extract_string(first(resource order by cast(resource as varchar)), [
+            '$.relatesTo[0].targetReference.reference',
             '$.gender',
             '$.birthDate',
             '$.address[0]._city.extension[0].valueString',
             '$.address[0].postalCode',
             '$.address[0].country',
-            '$.extension'
+            '$.extension',
+            '$.type.coding[0].code'
         ]) as v
-    from typed
-    where tp_recurso = 'Patient'
-    group by nu_documento
+    from entry
 ),
 
-immunization as (
-    select nu_documento, count(*) as qt_doses
+document as (
+    select
+        nu_documento,
+        count(*) filter (v[1] = 'Composition') as qt_composition,
+        count(*) filter (v[1] = 'Immunization') as qt_doses,
+        arg_min(v, tx_recurso) filter (v[1] = 'Composition') as composition,
+        arg_min(v, tx_recurso) filter (v[1] = 'Patient') as patient
     from typed
-    where tp_recurso = 'Immunization'
     group by nu_documento
 )
 
 select
     landed.nu_documento,
-    coalesce(landed.v[1] is null and landed.v[2] = 'DELETE', false) as in_excluido,
-    landed.v[3] as tx_excluido,
-    coalesce(composition.qt_composition, 0) as qt_composition,
-    coalesce(immunization.qt_doses, 0) as qt_doses,
-    composition.v[1] as id_composition,
-    composition.v[2] as tx_perfil_composition,
-    composition.v[3] as st_composition,
-    composition.v[4] as tx_paciente,
-    composition.v[5] as tx_date,
-    composition.v[6] as tx_cnes,
-    composition.v[7] as tp_relates_to,
-    composition.v[8] as tx_relates_to,
-    patient.v[1] as pat_gender,
-    patient.v[2] as pat_birth,
-    patient.v[3] as pat_ibge,
-    patient.v[4] as pat_cep,
-    patient.v[5] as pat_pais,
-    patient.v[6] as pat_extension
+    coalesce(landed.v[1] = 'DELETE' and json_extract(landed.json, '$.resource') is null, false) as in_excluido,
+    landed.v[2] as tx_excluido,
+    coalesce(document.qt_composition, 0) as qt_composition,
+    coalesce(document.qt_doses, 0) as qt_doses,
+    document.composition[2] as id_composition,
+    document.composition[3] as tx_perfil_composition,
+    document.composition[16] as tp_documento,
+    document.composition[4] as st_composition,
+    document.composition[5] as tx_paciente,
+    document.composition[6] as tx_date,
+    document.composition[7] as tx_cnes,
+    document.composition[8] as tp_relates_to,
+    document.composition[9] as tx_relates_to,
+    document.patient[10] as pat_gender,
+    document.patient[11] as pat_birth,
+    document.patient[12] as pat_ibge,
+    document.patient[13] as pat_cep,
+    document.patient[14] as pat_pais,
+    document.patient[15] as pat_extension
 from landed
-left join composition on landed.nu_documento = composition.nu_documento
-left join patient on landed.nu_documento = patient.nu_documento
-left join immunization on landed.nu_documento = immunization.nu_documento
+left join document on landed.nu_documento = document.nu_documento

@@ -3,6 +3,8 @@
 -- A line that tells of a deleted document has the status `deleted`. Its instant is that of the deletion where the source states
 -- one before the end of the day, else the last microsecond of the day: a list of deletions goes on until it was made, and the day
 -- must not depend on when it was asked for. Of two lines with one instant the deletion is the later one.
+-- A document that says that it is of another type than RIA, and has no Immunization, is none of ours (exams, discharge letters):
+-- it holds no dose, so it is in no quarantine and takes nobody's place. Source: BRTipoDocumento of the RNDS.
 -- reads:  $raw_document, raw_any_shape_document
 -- writes: stg_document
 -- grain:  landed line (nu_documento = part in the upper 32 bits, line from 0 in the lower)
@@ -41,10 +43,7 @@ joined as (
         coalesce(
             case
                 when contains(raw_document.tx_full_url, '/')
-                    then
-                        nullif(
-                            regexp_extract(regexp_replace(raw_document.tx_full_url, '/_history/.*$', ''), '([^/]+)$', 1), ''
-                        )
+                    then nullif(ultimo_segmento(raw_document.tx_full_url), '')
             end,
             nullif(raw_document.id_bundle, ''),
             nullif(
@@ -53,6 +52,10 @@ joined as (
         ) as id_documento,
         case when raw_document.in_forma then 1 else coalesce(any_shape.qt_doses, 0) end as qt_doses,
         case when raw_document.in_forma then 1 else coalesce(any_shape.qt_composition, 0) end as qt_composition,
+        coalesce(
+            any_shape.qt_composition = 1 and any_shape.qt_doses = 0 and texto(any_shape.tp_documento) <> 'RIA', false
+        ) as in_outro_tipo,
+        any_shape.tp_documento,
         case
             when raw_document.in_forma then raw_document.st_composition
             when any_shape.in_excluido then 'deleted'
@@ -77,15 +80,19 @@ select
     id_documento,
     -- A line without any id is its own document; two lines with the same bytes are still one.
     coalesce(nullif(base_documento(id_documento), ''), 'sem-id:' || cast(nu_hash as varchar)) as co_chave,
-    greatest(qt_doses, 1) as qt_doses,
+    case when in_outro_tipo then 0 else greatest(qt_doses, 1) end as qt_doses,
+    in_outro_tipo,
+    case when in_outro_tipo then tp_documento end as tp_documento,
     st_composition,
     tx_perfil_composition,
     case
-        when contains(tx_identifier_system, '/BRRNDS-') and tx_identifier_value <> ''
+        when contains(tx_identifier_system, '/BRRNDS-') and tx_identifier_value <> '' and not in_outro_tipo
             then tx_identifier_system || '|' || tx_identifier_value
     end as co_linhagem,
-    case when tp_relates_to = 'replaces' then nullif(texto(tx_relates_to), '') end as tx_substitui,
-    case when tp_relates_to = 'replaces' then nullif(base_documento(tx_relates_to), '') end as co_chave_substituida,
+    case when tp_relates_to = 'replaces' and not in_outro_tipo then nullif(texto(tx_relates_to), '') end as tx_substitui,
+    case
+        when tp_relates_to = 'replaces' and not in_outro_tipo then nullif(base_documento(tx_relates_to), '')
+    end as co_chave_substituida,
     list_filter(
         [
             case when not in_json then 'JSON_INVALID' end,

@@ -14,10 +14,12 @@ select
     document.tx_substitui,
     document.co_chave_substituida,
     document.tx_perfil_composition,
+    document.tp_documento,
     document.in_forma,
     document.ds_motivos,
     case
         when int_duplicate.nu_documento is not null then 'duplicate'
+        when document.in_outro_tipo then 'other'
         -- A document with a status `deleted` of its own has the reason STATUS_UNKNOWN: here it is a line that tells of a deletion.
         -- A cancelled document may be served without its doses: that is no reason to doubt the cancellation.
         when

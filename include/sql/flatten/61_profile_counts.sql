@@ -1,6 +1,7 @@
--- Documents by profile generation, and by the name of each profile that the table of generations does not know. Repeated
--- documents count once; a document that waits in quarantine counts like any other: a new profile may be the reason.
--- Names of profiles come from outside: what is no name is not shown, long numbers are masked, the 50 most frequent have a line.
+-- Documents by profile generation, by the name of each profile that the table of generations does not know, and those of other
+-- types than RIA by type. Repeated documents count once; a document that waits in quarantine counts like any other: a new profile
+-- may be the reason.
+-- Names come from outside: what is no name is not shown, long numbers are masked, the 50 most frequent profiles have a line.
 -- reads:  $raw_document, raw_any_shape_document, raw_any_shape_dose, int_fate
 -- writes: (rows)
 -- grain:  ds_contagem
@@ -25,7 +26,7 @@ document as (
     select nu_documento, in_forma, tx_perfil_composition
     from int_fate
     where
-        tp_destino <> 'duplicate'
+        tp_destino not in ('duplicate', 'other')
         and not list_has_any(ds_motivos, ['JSON_INVALID', 'NOT_A_DOCUMENT', 'COMPOSITION_INVALID'])
 ),
 
@@ -119,6 +120,18 @@ counted as (
 
     select 'perfil desconhecido ' || case when nu_ordem <= 50 then no_desconhecido else '(outros)' end as ds_contagem, qt
     from ranked
+
+    union all
+
+    select
+        'documento de outro tipo '
+        || case
+            when regexp_full_match(tp_documento, '[A-Za-z][A-Za-z0-9_-]{0,15}') then tp_documento else '(ilegível)'
+        end as ds_contagem,
+        count(*) as qt
+    from int_fate
+    where tp_destino = 'other'
+    group by ds_contagem
 )
 
 select ds_contagem, cast(sum(qt) as bigint) as qt

@@ -222,7 +222,7 @@ copy (
             texto(tx_status) as in_st_imunizacao,
             texto(tx_fabricante_display) as no_fabricante,
             instante(trim(tx_date)) as dt_registro,
-            regexp_extract(tx_perfil_composition, '([^/]+)$', 1) as in_perfil
+            split_part(tx_perfil_composition, '/', -1) as in_perfil
         from source
     ),
 
@@ -232,6 +232,7 @@ copy (
             case
                 when dt_nascimento <= dt_vacina then cast(date_sub('year', dt_nascimento, dt_vacina) as integer)
             end as nu_idade_paciente,
+            try_cast(nu_pessoa as bigint) as nu_pessoa_numero,
             case
                 when length(nu_pessoa) = 15 then 'cns:' || nu_pessoa
                 when length(nu_pessoa) = 11 then 'cpf:' || nu_pessoa
@@ -286,7 +287,7 @@ copy (
             when person.tp_relates_to = 'replaces' and not id_com_identificador(person.tx_relates_to)
                 then
                     id_dose(
-                        texto(regexp_extract(regexp_replace(person.tx_relates_to, '/_history/.*$', ''), '([^/]+)$', 1)), 0
+                        texto(ultimo_segmento(person.tx_relates_to)), 0
                     )
         end as co_troca_documento,
         person.co_vacina,
@@ -356,8 +357,8 @@ copy (
         end as co_paciente_anterior,
         municipio.co_uf as in_co_uf_estabelecimento,
         case
-            when length(person.nu_pessoa) = 15 then cns_valido(person.nu_pessoa)
-            when length(person.nu_pessoa) = 11 then cpf_valido(person.nu_pessoa)
+            when length(person.nu_pessoa) = 15 then cns_numero_valido(person.nu_pessoa_numero)
+            when length(person.nu_pessoa) = 11 then cpf_numero_valido(person.nu_pessoa_numero)
             else false
         end as in_id_paciente_valido,
         case length(person.nu_pessoa) when 15 then 'cns' when 11 then 'cpf' else 'outro' end as in_id_paciente_tipo,
@@ -418,4 +419,4 @@ copy (
     left join natureza on cnes.co_natureza_estabelecimento = natureza.co_natureza_estabelecimento
     left join sistema_origem on person.tx_sistema_origem = sistema_origem.co_sistema_origem
 )
-to $destination (format parquet, compression zstd, row_group_size 40000)
+to $destination (format parquet, compression zstd, compression_level 1, row_group_size 40000)

@@ -41,7 +41,7 @@ copy (
 
     replaced as (
         select
-            id_dose(regexp_extract(regexp_replace(tx_substitui, '/_history/.*$', ''), '([^/]+)$', 1), 0) as co_documento,
+            id_dose(ultimo_segmento(tx_substitui), 0) as co_documento,
             id_dose(id_documento, 0) as co_troca_documento,
             'replaced' as co_motivo,
             'entered-in-error' as st_documento,
