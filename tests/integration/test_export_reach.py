@@ -31,6 +31,8 @@ class ExportOnly:
     folder: Path
     instants: list[datetime] = field(default_factory=list)
     kinds: tuple[str, ...] = ("Bundle",)
+    knows: tuple[str, ...] = ("_type", "_until")
+    """Parameters besides `_since`; others are refused."""
     until_is_heard: bool = True
     work: MemoryStore = field(default_factory=MemoryStore)
     jobs: list[dict[str, str]] = field(default_factory=list)
@@ -63,14 +65,14 @@ class ExportOnly:
         return [(job["_since"], job["_until"]) for job in self.jobs]
 
     def _start(self, asked: Asked) -> Response:
-        if not set(asked.query["_type"].split(",")) & set(self.kinds):
+        types = set(asked.query.get("_type", ",".join(self.kinds)).split(","))
+        if not types & set(self.kinds) or {"_type", "_until"} & set(asked.query) - set(self.knows):
             return problem(400, "not-supported")
         self.jobs.append(asked.query)
-        name, since, until = f"{len(self.jobs)}", asked.query["_since"], asked.query["_until"]
-        low, high = parse_instant(since), parse_instant(until)
+        name, low = f"{len(self.jobs)}", parse_instant(asked.query["_since"])
+        high = parse_instant(asked.query.get("_until")) if self.until_is_heard else None
         assert low is not None
-        assert high is not None
-        found = [instant for instant in self.instants if instant > low and (instant < high or not self.until_is_heard)]
+        found = [instant for instant in self.instants if instant > low and (high is None or instant < high)]
         lines = [self._line(kind, instant) for kind in self.kinds for instant in found]
         files = [{"type": kind, "url": f"/files/{name}-{kind}", "count": len(found)} for kind in self.kinds]
         self.fake.on(f"GET /fhir/status/{name}", manifest(*files, transactionTime=instant_text(NOW)))
@@ -135,7 +137,15 @@ def test_parts_of_documents_prove_as_much_as_documents(mirror: ExportOnly) -> No
     mirror.kinds = ("Composition", "Immunization")
     mirror.instants = [DAY.end + timedelta(minutes=5)]
     assert mirror.freshness().reached is True
-    assert [job["_type"] for job in mirror.jobs] == ["Composition,Immunization"]
+    assert len(mirror.jobs) == 1
+
+
+@pytest.mark.parametrize("knows", [("_type",), ()], ids=["no _until", "neither _type"])
+def test_a_mirror_that_knows_few_parameters_gives_the_same_day(mirror: ExportOnly, knows: tuple[str, ...]) -> None:
+    mirror.instants = [DAY.start - timedelta(milliseconds=1), DAY.start, DAY.end - timedelta(milliseconds=1), DAY.end]
+    mirror.knows = knows
+    receipt = mirror.extract()
+    assert (receipt.announced, receipt.fetched) == (2, 2), "lines of the seconds before and after the day are left out"
 
 
 def test_a_mirror_whose_search_finds_no_documents_is_asked_by_export_too(mirror: ExportOnly) -> None:

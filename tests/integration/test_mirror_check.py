@@ -702,12 +702,15 @@ class Exporter:
         self.mirror, self.status, self.ends = mirror, status, ends
         self.location = f"{mirror.server.base}/status/1" if location == "" else location
         self.orders: list[Seen] = []
+        self.refuses: Callable[[Seen], bool] = lambda seen: False
         self.ended = 0
         mirror.metadata, mirror.serves, mirror.intercept = statement(export=True), (), self
 
     def __call__(self, seen: Seen) -> Response | None:
         if seen.path.endswith("/$export"):
             self.orders.append(seen)
+            if self.refuses(seen):
+                return Response(status_code=400)
             headers = {"Content-Location": self.location} if self.location else {}
             return Response(status_code=self.status, headers=headers)
         if "/status/" in seen.path:
@@ -721,15 +724,25 @@ def test_an_export_is_ordered_for_five_minutes_and_taken_back(mirror: Mirror) ->
     report = mirror.check()
     assert (report.way, report.state, verdicts(report)) == ("export", "usable", {"left out": "warn"})
     assert (len(exporter.orders), exporter.ended, report.requests) == (1, 1, 3)
-    assert exporter.orders[0].value("_since") == "2026-03-15T02:05:00Z"
-    assert exporter.orders[0].headers["prefer"] == "respond-async"
+    assert exporter.orders[0].value("_since") == "2026-03-15T02:04:59Z", "a second early, as in a run"
+    assert exporter.orders[0].value("_type") == "Bundle"
+
+
+def test_a_mirror_that_takes_orders_by_post_alone_is_usable(mirror: Mirror) -> None:
+    exporter = Exporter(mirror)
+    exporter.refuses = lambda seen: bool(seen.query)
+    report = mirror.check()
+    assert (report.state, row(report, "start").result) == (
+        "usable",
+        "accepted (Bundle), with a status address on the same host",
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"status": 400}, "answered 400 instead of 202"),
-        ({"status": 200}, "answered 200 instead of 202"),
+        ({"status": 400}, "refuses the export kick-off of all types: GET 400, POST 400; without `_until` GET 400, POST 400"),
+        ({"status": 200}, "with something that is no page: 200 instead of 202"),
         ({"location": None}, "without Content-Location"),
         ({"location": "http://other.example.org/status/1"}, "leads to http://other.example.org"),
     ],

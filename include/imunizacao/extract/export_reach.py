@@ -7,22 +7,29 @@ because a day's export that reached further would list deletions of the next day
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 from imunizacao.events import log_event
-from imunizacao.extract.export import WHOLE
-from imunizacao.fhir import Transport, Window
-from imunizacao.fhir.export import ExportClient, ExportFile, ExportGone, ExportManifest, ExportRefused, ExportSpent
+from imunizacao.fhir import Transport, Window, instant_text
+from imunizacao.fhir.export import (
+    SPLIT,
+    WHOLE,
+    ExportClient,
+    ExportFile,
+    ExportGone,
+    ExportManifest,
+    ExportRefused,
+    ExportSpent,
+)
 from imunizacao.fhir.pages import wrap_resource
 from imunizacao.fhir.transport import MAX_BODY_BYTES
 
 STEPS: Final = (timedelta(hours=1), timedelta(days=1))
 """How far after the day is looked before everything until now: a backfill must not make a mirror export the months since."""
-_TYPES: Final = (WHOLE, ("Composition", "Immunization"))
-"""What makes a document, whichever way the mirror stores it."""
+_DECISIVE: Final = frozenset({"Bundle", "Composition", "Immunization"})
+"""What makes a document, whichever way the mirror stores it; the others only stand beside it."""
 
 
 async def exports_later(transport: Transport, end: datetime, *, now: datetime, folder: Path) -> bool:
@@ -34,6 +41,7 @@ async def exports_later(transport: Transport, end: datetime, *, now: datetime, f
     look = _Look(transport, end, moment, folder)
     for until in dict.fromkeys([*(min(end + step, moment) for step in STEPS), moment]):
         if until > end and await look.finds(Window(start=end, end=until)):
+            log_event("extract.export_reached", since=instant_text(end), until=instant_text(until))
             return True
     return False
 
@@ -47,35 +55,35 @@ class _Look:
         self._end = end
         self._moment = moment
         self._path = folder / "look.ndjson"
-        self._types: tuple[tuple[str, ...], ...] = _TYPES
+        self._whole_only = False
 
     async def finds(self, window: Window) -> bool:
-        """Export a window as whole documents, then as their parts, until a line of it has an instant that proves something."""
-        for types in self._types:
-            try:
-                status_url = await self._client.kick_off(types, window)
-            except ExportRefused:
-                self._types = tuple(other for other in self._types if other != types)
-                if not self._types:
-                    raise
-                continue
-            try:
-                found = await self._is_in(status_url, types)
-            except ExportGone as error:
-                raise ExportSpent(str(error)) from error
-            finally:
-                await self._client.clean_up(status_url)
-            log_event("extract.export_looked", window=str(window), types=",".join(types), found=found)
-            if found:
-                return True
-        return False
+        """Export a window until a line of it proves something: whole documents, then their parts where there were none."""
+        types, status_url = await self._client.start(window)
+        if await self._is_in(status_url):
+            return True
+        if types != WHOLE or self._whole_only:
+            return False
+        try:
+            status_url = await self._client.kick_off(SPLIT, window)
+        except ExportRefused:
+            self._whole_only = True
+            return False
+        return await self._is_in(status_url)
 
-    async def _is_in(self, status_url: str, types: Sequence[str]) -> bool:
-        manifest = await self._client.wait(status_url, seconds=self._deadline)
-        files = [file for file in manifest.output if file.type in types]
-        for number, file in enumerate(files, 1):
-            if await self._proves(file, manifest, where=f"file {number} of {len(files)} of the export after the day"):
-                return True
+    async def _is_in(self, status_url: str) -> bool:
+        try:
+            manifest = await self._client.wait(status_url, seconds=self._deadline)
+            files = [file for file in manifest.output if file.type in _DECISIVE]
+            for number, file in enumerate(files, 1):
+                if await self._proves(
+                    file, manifest, where=f"file {number} of {len(files)} of the export after the day"
+                ):
+                    return True
+        except ExportGone as error:
+            raise ExportSpent(str(error)) from error
+        finally:
+            await self._client.clean_up(status_url)
         return False
 
     async def _proves(self, file: ExportFile, manifest: ExportManifest, *, where: str) -> bool:

@@ -262,7 +262,7 @@ def check_neighbours(found: Found, sample: Sample) -> None:
 def recommend(found: Found, speed: Speed | None) -> tuple[Recommendation, ...]:
     """Settings that fit what was found, none where nothing came. The way is always named: then no run depends on the CapabilityStatement."""
     settings = found.settings
-    if found.large is None and found.kick_off is None:
+    if found.large is None and not found.export_status:
         return ()
     size = min(settings.page_size, found.page_limit or settings.page_size)
     if speed is not None:
