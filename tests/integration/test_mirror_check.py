@@ -695,6 +695,21 @@ def test_compositions_that_have_a_search_of_their_own_are_a_warning(mirror: Mirr
     assert (found.verdict, "240 Compositions by their own search" in found.result) == ("warn", True)
 
 
+def test_documents_that_are_declared_and_not_there_give_way_to_their_parts(mirror: Mirror) -> None:
+    mirror.metadata, mirror.serves = statement("Bundle", "Immunization"), ("Bundle", "Immunization")
+
+    def empty(seen: Seen, body: Json) -> None:
+        if seen.path.endswith("/Bundle"):
+            body.update(entry=[], total=0)
+
+    mirror.edit = empty
+    report = mirror.check()
+    assert (report.way, "has none, but has Immunizations" in row(report, "way").result) == ("resources", True)
+    assert report.recommended[0].value == "resources"
+    told = row(mirror.check(way="documents"), "newest document").advice
+    assert "IMUNIZACAO_MIRROR_WAY=resources" in told
+
+
 class Exporter:
     """Accepts exports and takes them back."""
 

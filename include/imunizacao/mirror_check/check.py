@@ -13,7 +13,7 @@ from typing import Final
 
 from imunizacao.errors import ConfigurationError, MirrorProtocolError, MirrorUnavailable, PipelineError
 from imunizacao.fhir import Transport, Window, instant_text
-from imunizacao.fhir.capability import Capability, decide_way, read_capability
+from imunizacao.fhir.capability import Capability, Way, decide_way, prefer_filled, read_capability
 from imunizacao.fhir.pace import Sleep
 from imunizacao.fhir.transport import shown
 from imunizacao.mirror_check import access, documents, export, paging, totals
@@ -83,6 +83,8 @@ async def _open(
         refused = error
     try:
         way, because = decide_way(settings.way, capability)
+        if settings.way == "auto" and refused is None:
+            way, because = await _prefer_filled(transport, way, because, capability)
     except ConfigurationError as error:
         undecided, (way, because) = error, ("documents", "tried all the same")
     found = Found(
@@ -112,6 +114,14 @@ async def _open(
     access.check_metadata(found)
     _tell_way(found, undecided)
     return found, "usable"
+
+
+async def _prefer_filled(transport: Transport, way: Way, because: str, capability: Capability) -> tuple[Way, str]:
+    """As a run does; a mirror that is away is for the checks to tell."""
+    try:
+        return await prefer_filled(transport, way, because, capability)
+    except (ConfigurationError, MirrorUnavailable):
+        return way, because
 
 
 def _tell_way(found: Found, undecided: ConfigurationError | None) -> None:
