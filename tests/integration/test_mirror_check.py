@@ -54,7 +54,7 @@ def test_a_good_mirror_is_usable_and_every_row_is_good(mirror: Mirror) -> None:
 
 def test_the_check_is_polite(mirror: Mirror) -> None:
     report = mirror.check(max_connections=8)
-    assert report.requests == len(mirror.server.seen) <= 30
+    assert report.requests == len(mirror.server.seen) <= 40
     assert mirror.server.most_at_once == 1
     assert max(int(seen.value("_count") or 0) for seen in mirror.server.seen) == 1000
 
@@ -564,10 +564,53 @@ def test_a_page_of_three_when_hundreds_are_asked_for_still_ends(mirror: Mirror) 
     mirror.server.page_limit = 3
     report = mirror.check()
     assert row(report, "page size").verdict == "warn"
-    assert report.requests <= 30
+    assert report.requests <= 50
 
 
-def test_a_deep_slice_is_a_warning_with_the_setting_that_avoids_it(mirror: Mirror) -> None:
+@pytest.mark.parametrize(
+    ("ends", "told"),
+    [
+        ({"link": True}, "paging ends after 150 of 240 documents, on page 3: no `next`"),
+        ({"entry": True}, "paging ends after 100 of 240 documents, on page 3: an empty page"),
+    ],
+)
+def test_the_depth_at_which_paging_ends_is_told_with_the_setting_that_fits(
+    mirror: Mirror, ends: Json, told: str
+) -> None:
+    def cut(seen: Seen, body: Json) -> None:
+        if seen.value("_count") == "50" and seen.value("_bookmark") == "2":
+            body.update({name: body[name][:1] if name == "link" else [] for name in ends})
+
+    mirror.edit = cut
+    report = mirror.check()
+    found = row(report, "depth")
+    assert (found.verdict, found.result) == ("fail", told)
+    limit = told.split()[3]
+    assert f"IMUNIZACAO_MIRROR_SLICE_CAP={limit}" in found.advice
+    assert {one.setting: one.value for one in report.recommended}["IMUNIZACAO_MIRROR_SLICE_CAP"] == limit
+    assert row(mirror.check(slice_cap=int(limit)), "depth").verdict == "ok"
+
+
+def test_a_page_that_is_refused_deep_in_the_day_is_where_paging_ends(mirror: Mirror) -> None:
+    mirror.intercept = lambda seen: (
+        outcome(400, "(EHR-ERR893)") if seen.value("_count") == "50" and seen.value("_bookmark") == "4" else None
+    )
+    assert (
+        "after 200 of 240 documents, on page 4: the mirror answers 400 EHR-ERR893"
+        in row(mirror.check(), "depth").result
+    )
+
+
+def test_paging_that_holds_is_told_as_deep_as_it_was_tried(mirror: Mirror) -> None:
+    assert row(mirror.check(), "depth").result == (
+        "paging works for 240 documents in 5 pages; no slice has more than 240"
+    )
+
+
+def test_a_deep_slice_is_a_warning_with_the_setting_that_avoids_it(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imunizacao.mirror_check.paging._DEPTH_PAGES", 2)
     mirror.edit = lambda seen, body: body.update(total=body["total"] * 100)
     report = mirror.check()
     assert row(report, "depth").verdict == "warn"
@@ -756,7 +799,10 @@ def test_a_mirror_that_takes_orders_by_post_alone_is_usable(mirror: Mirror) -> N
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"status": 400}, "refuses the export kick-off of all types: GET 400, POST 400; without `_until` GET 400, POST 400"),
+        (
+            {"status": 400},
+            "refuses the export kick-off of all types: GET 400, POST 400; without `_until` GET 400, POST 400",
+        ),
         ({"status": 200}, "with something that is no page: 200 instead of 202"),
         ({"location": None}, "without Content-Location"),
         ({"location": "http://other.example.org/status/1"}, "leads to http://other.example.org"),

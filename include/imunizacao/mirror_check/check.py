@@ -36,7 +36,7 @@ def check_mirror(
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     sleep: Sleep = asyncio.sleep,
 ) -> MirrorReport:
-    """Ask a mirror, in about 25 requests, whether days can be taken from it, and how best.
+    """Ask a mirror, in about 40 requests, whether days can be taken from it, and how best.
 
     Whatever the mirror does wrong becomes a row of the report. Raises `ConfigurationError` only for a day that is not over.
     """
@@ -174,8 +174,7 @@ async def _check_paging(found: Found) -> None:
             paging.check_next(found, walk)
         with _row(found, paging.PAGING, "same page twice"):
             await paging.check_same_page_twice(found, walk)
-    with _row(found, paging.PAGING, "depth"):
-        paging.check_depth(found)
+    await _try(found, paging.PAGING, "depth", paging.check_depth)
 
 
 async def _check_documents(found: Found) -> None:

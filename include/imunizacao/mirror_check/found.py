@@ -48,6 +48,8 @@ class Found:
     """First page of its second half."""
     page_limit: int | None = None
     """Most documents that the mirror puts on a page, where it is less than was asked for."""
+    depth_limit: int | None = None
+    """Documents after which paging ends, where it ends before they do."""
     rows: list[Row] = field(default_factory=list)
     not_checked: list[tuple[str, str]] = field(default_factory=list)
     """Topic and reason."""
