@@ -11,7 +11,7 @@ for a reason that lies with the mirror.
 
 ### Reads
 
-The FHIR mirror (connection `imunizacao_mirror`), about 25 requests. The param `day` names the day to look at; empty: yesterday.
+The FHIR mirror (connection `imunizacao_mirror`), about 40 requests. The param `day` names the day to look at; empty: yesterday.
 
 ### Type
 

@@ -121,7 +121,8 @@ def resolve_day(context: RunContext, services: Services, *, cnes: str = "newest"
 
 def mirror_freshness(context: RunContext, services: Services) -> extract_stage.Freshness:
     """Ask whether the mirror has received the day to its end. Raises `MirrorUnavailable` when it does not answer."""
-    return extract_stage.mirror_freshness(context, settings=services.settings.mirror, now=services.now)
+    settings = services.settings
+    return extract_stage.mirror_freshness(context, settings=settings.mirror, engine=settings.engine, now=services.now)
 
 
 def recount(context: RunContext, services: Services, landing: ExtractReceipt | None) -> extract_stage.Recount:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _RETRY_BUDGET: Final = 15.0
 """Seconds: a person looks at the button. Each answer may take `_READ_TIMEOUT` on top."""
 _READ_TIMEOUT: Final = 20.0
+_EXPORTED: Final = timedelta(minutes=5)
+"""The order is taken back at once; should the mirror carry it out, it is small."""
 
 
 class FhirMirrorHook(BaseHook):
@@ -54,25 +56,37 @@ class Probed:
     server: str
     """Software and FHIR version, as its CapabilityStatement names them."""
     auth: str
-    last_day: int
-    """Document versions of the 24 hours before."""
+    last_day: int | None
+    """Document versions of the 24 hours before; None where the mirror cannot count, and has accepted an export."""
 
     @property
     def sentence(self) -> str:
         """For the person who pressed the button."""
-        count = f"{self.last_day:,}".replace(",", ".")
-        return f"O espelho responde ({self.server}) e aceita a autenticação {self.auth}; {count} documentos entraram nas últimas 24 horas."
+        seen = "não tem busca, e aceitou um pedido de exportação ($export)"
+        if self.last_day is not None:
+            seen = f"{self.last_day:,}".replace(",", ".") + " documentos entraram nas últimas 24 horas"
+        return f"O espelho responde ({self.server}) e aceita a autenticação {self.auth}; {seen}."
 
 
 async def probe(settings: MirrorSettings, *, now: datetime | None = None) -> Probed:
-    """Identify ourselves, ask what the mirror is, and count. Raises the errors of the transport, which say what to do."""
-    from imunizacao.fhir import Transport, open_source
+    """Identify ourselves, ask what the mirror is, and count, or order an export where it cannot count. Raises the errors of the
+    transport, which say what to do.
+    """
+    from imunizacao.fhir import ExportSource, Transport, Window, open_source
+    from imunizacao.fhir.export import ExportClient
 
     async with Transport(settings) as transport:
         server = await _server(transport)
-    since = (now or datetime.now(UTC)).replace(microsecond=0) - timedelta(days=1)
+    moment = (now or datetime.now(UTC)).replace(microsecond=0)
+    last_day = Window(start=moment - timedelta(days=1), end=moment)
     async with open_source(settings) as source:
-        return Probed(server=server, auth=settings.auth, last_day=await source.count_since(since))
+        if not isinstance(source, ExportSource):
+            count: int | None = await source.count_since(last_day.start)
+        elif (count := await source.total(last_day)) is None:
+            client = ExportClient(source.transport)
+            _, status_url = await client.start(Window(start=moment - _EXPORTED, end=moment))
+            await client.clean_up(status_url)
+        return Probed(server=server, auth=settings.auth, last_day=count)
 
 
 async def _server(transport: Transport) -> str:

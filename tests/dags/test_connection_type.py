@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import tomllib
@@ -20,6 +21,7 @@ from imunizacao_local.airflow_server import FORM_EXTRAS
 from imunizacao_local.mirror import MirrorServer
 from imunizacao_local.ports import free_ports
 from tests.dags.conftest import DOCUMENTS, ROOT, connection_json
+from tests.integration.export_support import accepted, problem, running_export
 
 pytestmark = [pytest.mark.airflow, pytest.mark.filterwarnings("ignore", "error:::imunizacao")]
 
@@ -134,6 +136,20 @@ def test_the_test_button_asks_the_mirror(
     assert "FHIR 4.0.1) e aceita a autenticação none; " in message
     count = int(message.split("none; ")[1].split(" ")[0].replace(".", ""))
     assert 0 < count <= 2 * DOCUMENTS
+
+
+@pytest.mark.servers
+def test_the_test_button_orders_an_export_where_there_is_no_search(airflow_env: dict[str, str]) -> None:
+    from imunizacao_airflow.hooks import probe
+
+    with running_export() as mirror:
+        mirror.on("GET /fhir/$export", problem(405, "not-supported"))
+        mirror.on("POST /fhir/$export", accepted("/fhir/status/1"))
+        mirror.on("DELETE /fhir/status/1", accepted(None))
+        found = asyncio.run(probe(mirror.settings(way="export")))
+        assert len(mirror.asked_for("DELETE /fhir/status/1")) == 1
+    assert found.last_day is None
+    assert found.sentence.endswith("; não tem busca, e aceitou um pedido de exportação ($export).")
 
 
 def test_the_test_button_says_what_is_wrong_and_what_to_do(

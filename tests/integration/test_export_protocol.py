@@ -28,6 +28,7 @@ from imunizacao.fhir.export import (
 from imunizacao.settings import MirrorSettings
 from tests.integration.export_support import (
     TRANSACTION,
+    Asked,
     FakeExport,
     accepted,
     manifest,
@@ -107,7 +108,7 @@ def test_a_job_is_asked_for_with_its_window_and_a_second_before_it(mirror: FakeE
         "_until": "2026-03-14T03:00:00Z",
         "_outputFormat": "application/fhir+ndjson",
     }
-    assert asked.headers["prefer"] == "respond-async"
+    assert asked.headers["prefer"] == "respond-async, handling=lenient"
     assert asked.headers["accept"] == "application/fhir+json"
 
 
@@ -121,7 +122,7 @@ def test_where_get_is_refused_the_parameters_are_posted(mirror: FakeExport, clie
     posted = mirror.asked[-1]
     assert posted.query == {}
     assert posted.headers["content-type"] == "application/fhir+json"
-    assert posted.headers["prefer"] == "respond-async"
+    assert posted.headers["prefer"] == "respond-async, handling=lenient"
     assert json.loads(posted.body) == {
         "resourceType": "Parameters",
         "parameter": [
@@ -138,9 +139,34 @@ def test_a_mirror_that_takes_no_kick_off_is_told_with_both_answers(mirror: FakeE
     text = f"(EHR-ERR861) {CANARY_TEXT}"
     mirror.on("GET /fhir/$export", problem(400, "not-supported", diagnostics=text))
     mirror.on("POST /fhir/$export", problem(422, "invalid"))
-    with pytest.raises(ExportRefused, match=r"GET 400 EHR-ERR861, POST 422 invalid.*mirror-export\.md") as caught:
+    with pytest.raises(
+        ExportRefused, match=r"GET 400 EHR-ERR861, POST 422 invalid; without `_until` GET 400 .*mirror-export\.md"
+    ) as caught:
         client.kick_off()
     assert CANARY_TEXT not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_mirror_that_does_not_know_until_is_asked_without(mirror: FakeExport, client: Client, status: int) -> None:
+    def answer(asked: Asked) -> Response:
+        return problem(status, "not-supported") if "_until" in asked.query else accepted("/status/3")
+
+    mirror.on("GET /fhir/$export", answer)
+    mirror.on("POST /fhir/$export", problem(405, "not-supported"))
+    assert client.kick_off() == f"{mirror.origin}/status/3"
+    assert mirror.asked[-1].query == {
+        "_type": "Bundle",
+        "_since": "2026-03-13T02:59:59Z",
+        "_outputFormat": "application/fhir+ndjson",
+    }
+
+
+def test_a_mirror_that_knows_no_type_is_asked_for_everything_at_last(mirror: FakeExport, client: Client) -> None:
+    def answer(asked: Asked) -> Response:
+        return problem(400, "not-supported") if {"_type", "_until"} & set(asked.query) else accepted("/status/4")
+
+    mirror.on("GET /fhir/$export", answer)
+    assert client.run(lambda export: export.start(WINDOW)) == ((), f"{mirror.origin}/status/4")
 
 
 def test_a_mirror_without_export_is_not_posted_to(mirror: FakeExport, client: Client) -> None:

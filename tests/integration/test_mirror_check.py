@@ -54,7 +54,7 @@ def test_a_good_mirror_is_usable_and_every_row_is_good(mirror: Mirror) -> None:
 
 def test_the_check_is_polite(mirror: Mirror) -> None:
     report = mirror.check(max_connections=8)
-    assert report.requests == len(mirror.server.seen) <= 30
+    assert report.requests == len(mirror.server.seen) <= 40
     assert mirror.server.most_at_once == 1
     assert max(int(seen.value("_count") or 0) for seen in mirror.server.seen) == 1000
 
@@ -564,10 +564,53 @@ def test_a_page_of_three_when_hundreds_are_asked_for_still_ends(mirror: Mirror) 
     mirror.server.page_limit = 3
     report = mirror.check()
     assert row(report, "page size").verdict == "warn"
-    assert report.requests <= 30
+    assert report.requests <= 50
 
 
-def test_a_deep_slice_is_a_warning_with_the_setting_that_avoids_it(mirror: Mirror) -> None:
+@pytest.mark.parametrize(
+    ("ends", "told"),
+    [
+        ({"link": True}, "paging ends after 150 of 240 documents, on page 3: no `next`"),
+        ({"entry": True}, "paging ends after 100 of 240 documents, on page 3: an empty page"),
+    ],
+)
+def test_the_depth_at_which_paging_ends_is_told_with_the_setting_that_fits(
+    mirror: Mirror, ends: Json, told: str
+) -> None:
+    def cut(seen: Seen, body: Json) -> None:
+        if seen.value("_count") == "50" and seen.value("_bookmark") == "2":
+            body.update({name: body[name][:1] if name == "link" else [] for name in ends})
+
+    mirror.edit = cut
+    report = mirror.check()
+    found = row(report, "depth")
+    assert (found.verdict, found.result) == ("fail", told)
+    limit = told.split()[3]
+    assert f"IMUNIZACAO_MIRROR_SLICE_CAP={limit}" in found.advice
+    assert {one.setting: one.value for one in report.recommended}["IMUNIZACAO_MIRROR_SLICE_CAP"] == limit
+    assert row(mirror.check(slice_cap=int(limit)), "depth").verdict == "ok"
+
+
+def test_a_page_that_is_refused_deep_in_the_day_is_where_paging_ends(mirror: Mirror) -> None:
+    mirror.intercept = lambda seen: (
+        outcome(400, "(EHR-ERR893)") if seen.value("_count") == "50" and seen.value("_bookmark") == "4" else None
+    )
+    assert (
+        "after 200 of 240 documents, on page 4: the mirror answers 400 EHR-ERR893"
+        in row(mirror.check(), "depth").result
+    )
+
+
+def test_paging_that_holds_is_told_as_deep_as_it_was_tried(mirror: Mirror) -> None:
+    assert row(mirror.check(), "depth").result == (
+        "paging works for 240 documents in 5 pages; no slice has more than 240"
+    )
+
+
+def test_a_deep_slice_is_a_warning_with_the_setting_that_avoids_it(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imunizacao.mirror_check.paging._DEPTH_PAGES", 2)
     mirror.edit = lambda seen, body: body.update(total=body["total"] * 100)
     report = mirror.check()
     assert row(report, "depth").verdict == "warn"
@@ -695,6 +738,21 @@ def test_compositions_that_have_a_search_of_their_own_are_a_warning(mirror: Mirr
     assert (found.verdict, "240 Compositions by their own search" in found.result) == ("warn", True)
 
 
+def test_documents_that_are_declared_and_not_there_give_way_to_their_parts(mirror: Mirror) -> None:
+    mirror.metadata, mirror.serves = statement("Bundle", "Immunization"), ("Bundle", "Immunization")
+
+    def empty(seen: Seen, body: Json) -> None:
+        if seen.path.endswith("/Bundle"):
+            body.update(entry=[], total=0)
+
+    mirror.edit = empty
+    report = mirror.check()
+    assert (report.way, "has none, but has Immunizations" in row(report, "way").result) == ("resources", True)
+    assert report.recommended[0].value == "resources"
+    told = row(mirror.check(way="documents"), "newest document").advice
+    assert "IMUNIZACAO_MIRROR_WAY=resources" in told
+
+
 class Exporter:
     """Accepts exports and takes them back."""
 
@@ -702,12 +760,15 @@ class Exporter:
         self.mirror, self.status, self.ends = mirror, status, ends
         self.location = f"{mirror.server.base}/status/1" if location == "" else location
         self.orders: list[Seen] = []
+        self.refuses: Callable[[Seen], bool] = lambda seen: False
         self.ended = 0
         mirror.metadata, mirror.serves, mirror.intercept = statement(export=True), (), self
 
     def __call__(self, seen: Seen) -> Response | None:
         if seen.path.endswith("/$export"):
             self.orders.append(seen)
+            if self.refuses(seen):
+                return Response(status_code=400)
             headers = {"Content-Location": self.location} if self.location else {}
             return Response(status_code=self.status, headers=headers)
         if "/status/" in seen.path:
@@ -721,15 +782,28 @@ def test_an_export_is_ordered_for_five_minutes_and_taken_back(mirror: Mirror) ->
     report = mirror.check()
     assert (report.way, report.state, verdicts(report)) == ("export", "usable", {"left out": "warn"})
     assert (len(exporter.orders), exporter.ended, report.requests) == (1, 1, 3)
-    assert exporter.orders[0].value("_since") == "2026-03-15T02:05:00Z"
-    assert exporter.orders[0].headers["prefer"] == "respond-async"
+    assert exporter.orders[0].value("_since") == "2026-03-15T02:04:59Z", "a second early, as in a run"
+    assert exporter.orders[0].value("_type") == "Bundle"
+
+
+def test_a_mirror_that_takes_orders_by_post_alone_is_usable(mirror: Mirror) -> None:
+    exporter = Exporter(mirror)
+    exporter.refuses = lambda seen: bool(seen.query)
+    report = mirror.check()
+    assert (report.state, row(report, "start").result) == (
+        "usable",
+        "accepted (Bundle), with a status address on the same host",
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"status": 400}, "answered 400 instead of 202"),
-        ({"status": 200}, "answered 200 instead of 202"),
+        (
+            {"status": 400},
+            "refuses the export kick-off of all types: GET 400, POST 400; without `_until` GET 400, POST 400",
+        ),
+        ({"status": 200}, "with something that is no page: 200 instead of 202"),
         ({"location": None}, "without Content-Location"),
         ({"location": "http://other.example.org/status/1"}, "leads to http://other.example.org"),
     ],

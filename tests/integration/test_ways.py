@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from imunizacao import pipeline
-from imunizacao.errors import ConfigurationError, MirrorProtocolError, MirrorUnavailable
+from imunizacao.errors import ConfigurationError, MirrorProtocolError
 from imunizacao.fhir import Transport
 from imunizacao.models import ExtractReceipt, RunContext
 from imunizacao.settings import MirrorSettings, Settings
@@ -147,22 +147,11 @@ def test_an_export_without_a_file_proves_nothing_where_nobody_counts(publish: Pu
             publish("export", base_url=other.base_url)
 
 
-def test_an_export_without_a_document_of_the_day_needs_the_word_of_a_person(publish: Publish, tmp_path: Path) -> None:
-    """The file holds what the mirror got later: it says nothing about a mirror that stood still during the day."""
-    options = (
-        "--docs-per-day",
-        "60",
-        "--ways",
-        "export",
-        "--scenario",
-        f"empty:{DAY}",
-        "--scenario",
-        "export-until-ignored",
-    )
+def test_an_empty_day_is_published_where_a_later_export_has_documents(publish: Publish, tmp_path: Path) -> None:
+    scenarios = ("--scenario", f"empty:{DAY}", "--scenario", "export-until-ignored")
+    options = ("--docs-per-day", "60", "--ways", "export", *scenarios)
     with running_simulator(tmp_path / "export-only", *options) as other:
-        with pytest.raises(MirrorUnavailable, match="accept_stale"):
-            publish("export", run_id="refused", base_url=other.base_url)
-        result, _ = publish("export", run_id="accepted", base_url=other.base_url, accept_stale=True)
+        result, _ = publish("export", base_url=other.base_url)
     assert result.published.state == "empty"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from starlette.responses import Response
 
-from imunizacao.errors import ConfigurationError
+from imunizacao.errors import ConfigurationError, MirrorUnavailable
 from imunizacao.fhir import Transport
 from imunizacao.fhir.capability import Capability, choose_way, decide_way, parse_capability, read_capability, ways
 from imunizacao.settings import MirrorWay
@@ -203,7 +203,7 @@ def test_a_setting_wins_and_costs_no_request(mirror: FakeMirror, setting: Mirror
 @pytest.mark.parametrize(
     ("body", "way"),
     [
-        (statement(DOCUMENTS, {**IMMUNIZATION, "searchRevInclude": ["*"]}, **EXPORT), "documents"),
+        (statement(DOCUMENTS, **EXPORT), "documents"),
         (statement({**IMMUNIZATION, "searchRevInclude": ["*"]}, **EXPORT), "resources"),
         (statement(IMMUNIZATION, **EXPORT), "export"),
     ],
@@ -214,7 +214,7 @@ def test_the_first_possible_way_is_taken_with_one_request(mirror: FakeMirror, bo
     assert len(mirror.seen) == 1
 
 
-@pytest.mark.parametrize("status", [204, 301, 403, 404, 405, 410, 429, 500, 501, 503])
+@pytest.mark.parametrize("status", [204, 301, 403, 404, 405, 410, 501])
 def test_a_statement_that_cannot_be_had_means_documents_after_one_request(
     mirror: FakeMirror, caplog: pytest.LogCaptureFixture, status: int
 ) -> None:
@@ -244,9 +244,21 @@ def test_a_statement_that_says_nothing_means_documents(
     assert because in caplog.text
 
 
-def test_a_statement_that_never_comes_means_documents_soon(mirror: FakeMirror) -> None:
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_statement_that_is_not_given_now_is_asked_for_again(mirror: FakeMirror, status: int) -> None:
+    body = json.dumps(statement({**IMMUNIZATION, "searchRevInclude": ["*"]}))
+    mirror.before = lambda seen: Response(status_code=status) if seen.attempt < 3 else Response(body)
+    assert choose(mirror) == "resources"
+    assert len(mirror.seen) == 3
+
+
+def test_a_mirror_that_never_gives_its_statement_is_waited_for_and_not_guessed(mirror: FakeMirror) -> None:
+    serve(mirror, b"", status=503)
+    with pytest.raises(MirrorUnavailable, match=r"did not give metadata.*IMUNIZACAO_MIRROR_WAY.* needs no metadata"):
+        choose(mirror, retry_budget=2.0)
     mirror.delay = 3.0
-    assert choose(mirror, connect_timeout=0.1, read_timeout=0.1) == "documents"
+    with pytest.raises(MirrorUnavailable):
+        choose(mirror, connect_timeout=0.1, read_timeout=0.1, retry_budget=0.1)
 
 
 def test_a_huge_statement_is_not_read_to_its_end(mirror: FakeMirror, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,6 +286,39 @@ def test_a_search_of_bundles_that_declares_no_time_is_tried_all_the_same(
 def test_a_declared_way_goes_before_one_that_is_only_tried(mirror: FakeMirror) -> None:
     serve(mirror, statement(resource("Bundle", "type"), {**IMMUNIZATION, "searchRevInclude": ["Composition:entry"]}))
     assert choose(mirror) == "resources"
+
+
+@pytest.mark.parametrize(
+    ("bundles", "doses", "way"),
+    [
+        ({"total": 0}, {"total": 5}, "resources"),
+        ({"total": 0}, {"entry": [{"resource": {"resourceType": "Immunization", "id": "a"}}]}, "resources"),
+        ({"total": 0}, {"total": 0}, "documents"),
+        ({"total": 3}, {"total": 5}, "documents"),
+        (None, {"total": 5}, "documents"),
+    ],
+)
+def test_where_documents_and_their_parts_are_declared_the_ones_that_are_there_are_taken(
+    mirror: FakeMirror,
+    caplog: pytest.LogCaptureFixture,
+    bundles: dict[str, Any] | None,
+    doses: dict[str, Any],
+    way: str,
+) -> None:
+    """Some servers declare every type, whatever they hold."""
+    metadata = statement(DOCUMENTS, {**IMMUNIZATION, "searchRevInclude": ["Composition:entry"]})
+    pages = {"metadata": metadata, "Immunization": {"resourceType": "Bundle", "type": "searchset", **doses}}
+    if bundles is not None:
+        pages["Bundle"] = {"resourceType": "Bundle", "type": "searchset", **bundles}
+
+    def answer(seen: Seen) -> Response:
+        page = pages.get(seen.path.rpartition("/")[2])
+        return Response(status_code=400) if page is None else Response(json.dumps(page))
+
+    mirror.before = answer
+    with caplog.at_level(logging.INFO, logger="imunizacao"):
+        assert choose(mirror) == way
+    assert ("has none, but has Immunizations" in caplog.text) == (way == "resources")
 
 
 def test_a_mirror_without_any_way_is_a_setting_to_mend_with_all_three_reasons(mirror: FakeMirror) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlencode
 
@@ -16,7 +17,18 @@ import pytest
 from starlette.responses import JSONResponse, Response
 
 from imunizacao.errors import ConfigurationError, MirrorProtocolError
-from imunizacao.fhir import Cursor, Page, ResourceClient, WalkBroken, Window, instant_text, parse_instant
+from imunizacao.extract.assembly import assemble_walk
+from imunizacao.fhir import (
+    Cursor,
+    LandingWriter,
+    Page,
+    ResourceClient,
+    WalkBroken,
+    Window,
+    instant_text,
+    parse_instant,
+    read_lines,
+)
 from imunizacao.fhir.pages import read_page
 from tests.integration.extract_support import DAY, FakeMirror, Seen, SleepLog, outcome, running_mirror
 
@@ -36,6 +48,10 @@ def instant(one: Json) -> datetime:
     found = parse_instant(one["meta"]["lastUpdated"])
     assert found is not None
     return found
+
+
+def named_by(one: Json) -> set[str]:
+    return {entry["reference"] for section in one.get("section", []) for entry in section["entry"]}
 
 
 def capability(
@@ -126,6 +142,8 @@ class Resources:
     def holds(self, one: Json, query: list[tuple[str, str]]) -> bool:
         for name, value in query:
             if name == "_id" and one["id"] not in value.split(","):
+                return False
+            if name == "entry" and not named_by(one) & set(value.split(",")):
                 return False
             if name == "_lastUpdated":
                 bound = parse_instant(value[2:])
@@ -418,6 +436,79 @@ def test_resources_are_read_by_id_in_batches(resources: Resources) -> None:
     wanted = [f"Immunization/r{n}" for n in range(120)]
     assert fetch(resources, *wanted, *wanted[:5]) == [f"r{n}" for n in range(120)]
     assert [len(seen.value("_id").split(",")) for seen in resources.walked] == [50, 50, 20]
+
+
+HOURS = [Window(start=DAY.start + timedelta(hours=n), end=DAY.start + timedelta(hours=n + 1)) for n in range(3)]
+
+
+def assembled(resources: Resources, folder: Path, windows: list[Window]) -> dict[str, list[str]]:
+    """The documents of windows walked one by one: id, and types of what is in it."""
+    found: dict[str, list[str]] = {}
+
+    async def land(client: ResourceClient) -> None:
+        for number, window in enumerate(windows):
+            place = folder / f"{len(windows)}-{number}"
+            place.mkdir()
+            with LandingWriter(place) as writer:
+                async for page in client.walk(window):
+                    writer.write_page(page)
+                walk = await assemble_walk(client, writer.finish(), window, place)
+            for part in walk.parts:
+                for line in read_lines(part.path):
+                    bundle = json.loads(line)["resource"]
+                    assert bundle["id"] not in found, "a document is given once"
+                    found[bundle["id"]] = [entry["resource"]["resourceType"] for entry in bundle["entry"]]
+
+    ask(resources, land)
+    return found
+
+
+APART = [
+    resource("Immunization", 1, minutes=60.01),
+    resource("Immunization", 2, minutes=125),
+    resource(
+        "Composition",
+        3,
+        minutes=59.99,
+        section=[{"entry": [{"reference": "Immunization/r1"}, {"reference": "Immunization/r2"}]}],
+    ),
+    resource("Immunization", 4, minutes=10),
+    resource("Composition", 5, minutes=70, section=[{"entry": [{"reference": "Immunization/r4"}]}]),
+    resource("Immunization", 6, minutes=70),
+]
+"""A document over three hours, one over two, and a dose that nobody vouches for."""
+
+
+@pytest.mark.parametrize("revincludes", [(), ("Composition:entry",)], ids=["two searches", "_revinclude"])
+def test_a_document_does_not_depend_on_where_windows_are_cut(
+    resources: Resources, tmp_path: Path, revincludes: tuple[str, ...]
+) -> None:
+    resources.held, resources.statement = APART, capability(revincludes=revincludes)
+    whole = assembled(resources, tmp_path, [Window(start=HOURS[0].start, end=HOURS[-1].end)])
+    assert whole == {
+        "r3": ["Composition", "Immunization", "Immunization"],
+        "r5": ["Composition", "Immunization"],
+        "Immunization-r6": ["Immunization"],
+    }
+    assert assembled(resources, tmp_path, HOURS) == whole
+
+
+@pytest.mark.parametrize("deaf", [True, False])
+def test_a_mirror_that_cannot_be_asked_by_entry_is_told_once(
+    resources: Resources, tmp_path: Path, caplog: pytest.LogCaptureFixture, deaf: bool
+) -> None:
+    resources.held, resources.statement = APART, capability(revincludes=())
+    answer = resources.answer
+
+    def refuse(seen: Seen) -> Response | None:
+        return outcome(400, "no") if seen.value("entry") and not deaf else answer(seen)
+
+    resources.mirror.before = refuse
+    resources.deaf_to = ("entry",) if deaf else ()
+    found = assembled(resources, tmp_path, HOURS)
+    assert found.keys() >= {"Immunization-r1", "Immunization-r2"}
+    assert caplog.text.count("event=mirror.no_search_by_entry") == 1
+    assert len([seen for seen in resources.walked if seen.value("entry")]) == 1
 
 
 def test_what_does_not_exist_and_what_is_no_id_stays_missing(resources: Resources) -> None:

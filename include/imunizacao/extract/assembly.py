@@ -31,11 +31,16 @@ _BATCH: Final = 500
 async def assemble_walk(source: ResourceClient, walk: LandedWalk, window: Window, folder: Path) -> LandedWalk:
     """Put the resources of a walk together. Totals and page log stay those of the walk, lines are documents from here on.
 
-    Doses that a Composition names and that lie in no page are read by id; those that the mirror does not have stay missing,
-    and flatten says so of their document. Entries that could not be a line stay beside landing, each on its own.
+    Compositions of doses that came without one are searched by `entry`, doses that a Composition names and that lie in no page are read
+    by id: either may lie in another window. Those that the mirror does not have stay missing, and flatten says so of their document. Entries that could not be a line stay beside landing, each on its own.
     """
     assembler = await source.assembler(folder)
     await asyncio.to_thread(_feed, assembler, walk)
+    alone = await asyncio.to_thread(assembler.alone)
+    if alone:
+        lines = await source.compositions_of(alone)
+        await asyncio.to_thread(_add, assembler, lines)
+        log_event("extract.compositions_searched", slice=str(window), doses=len(alone), found=len(lines))
     missing = assembler.missing()
     if missing:
         lines = await source.fetch(missing)

@@ -25,7 +25,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from imunizacao.errors import MirrorProtocolError, MirrorUnavailable, PipelineError
+from imunizacao.errors import MirrorProtocolError, PipelineError
 from imunizacao.events import Progress, log_event, no_progress
 from imunizacao.extract.export import land_export
 from imunizacao.extract.freshness import Freshness, measure_freshness, require_reached
@@ -44,16 +44,22 @@ T = TypeVar("T")
 
 
 def mirror_freshness(
-    context: RunContext, *, settings: MirrorSettings, now: Callable[[], datetime], sleep: Sleep = asyncio.sleep
+    context: RunContext,
+    *,
+    settings: MirrorSettings,
+    engine: EngineSettings,
+    now: Callable[[], datetime],
+    sleep: Sleep = asyncio.sleep,
 ) -> Freshness:
     """Ask whether the mirror has received the day to its end. Raises `MirrorUnavailable` when it does not answer."""
 
-    async def ask() -> Freshness:
+    async def ask(folder: Path) -> Freshness:
         async with open_source(settings, sleep=sleep, now=now) as source:
-            return await measure_freshness(source, context, now=now())
+            return await measure_freshness(source, context, now=now(), folder=folder)
 
     context.day.require_over(now())
-    return run_extraction(ask())
+    with _scratch(engine) as folder:
+        return run_extraction(ask(folder))
 
 
 def plan_day(
@@ -155,7 +161,7 @@ async def _extract(
     started = time.monotonic()
     whole = _whole(context)
     async with open_source(settings, sleep=sleep, now=now) as source:
-        freshness = await measure_freshness(source, context, now=now())
+        freshness = await measure_freshness(source, context, now=now(), folder=folder)
         stale = accept_stale and not freshness.reached
         if stale:
             log_event("extract.stale_accepted", level=logging.WARNING, day=str(context.day), newest=freshness.newest)
@@ -180,7 +186,6 @@ async def _extract(
                 work=work,
                 folder=folder,
                 now=now,
-                accept_stale=accept_stale,
                 progress=progress,
             )
         else:
@@ -224,7 +229,6 @@ async def _export(
     work: ObjectStore,
     folder: Path,
     now: Callable[[], datetime],
-    accept_stale: bool,
     progress: Progress,
 ) -> int:
     """Land the day by one export, or take over the export of an earlier run with the same total; return the day's total."""
@@ -240,12 +244,6 @@ async def _export(
             progress=progress,
             window=whole,
             expected=expected,
-        )
-    if expected is None and not piece.lines and not accept_stale:
-        raise MirrorUnavailable(
-            f"The export of {context.day} is empty, and this mirror cannot be asked how far it has come: a day without documents and a "
-            "mirror that stands still look alike. Nothing was published. Run the task again later, or say that the day is whole "
-            "(`accept_stale`); see docs/runbook/mirror-behind.md."
         )
     day.add(whole, piece)
     return piece.announced

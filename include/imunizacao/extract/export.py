@@ -24,6 +24,8 @@ from imunizacao.extract.export_lines import LandedExport, LocalFile, write_expor
 from imunizacao.extract.walks import STAGE, upload_walk
 from imunizacao.fhir import MirrorClient, Transport, Window, instant_text, parse_instant
 from imunizacao.fhir.export import (
+    SPLIT,
+    WHOLE,
     ExportClient,
     ExportFile,
     ExportGone,
@@ -38,10 +40,6 @@ from imunizacao.fhir.transport import shown
 from imunizacao.models import LandingSlice, RunContext
 from imunizacao.storage import ObjectStore, file_ref
 
-WHOLE: Final = ("Bundle",)
-"""What a mirror of whole documents is asked for."""
-SPLIT: Final = ("Composition", "Immunization", "Patient", "Organization", "Condition")
-"""What is asked for where it stores their resources one by one."""
 EXPORT_ATTEMPTS: Final = 3
 """Exports whose documents are not the mirror's own total before the day fails."""
 FILE_ATTEMPTS: Final = 3
@@ -231,8 +229,11 @@ class _Export:
         types = {file.type for file in manifest.output}
         if job.types == WHOLE and not types & {"Bundle", "Composition"}:
             # Nothing to say that the day is empty: the mirror may store the resources of its documents one by one.
-            other = await self._kick_off(SPLIT, before=job)
-            if other is not None:
+            try:
+                other = self._job(SPLIT, await self._client.kick_off(SPLIT, self._window), before=job)
+            except ExportRefused:
+                log_event("extract.export_whole_only", slice=str(self._window))
+            else:
                 job = await self._save_job(other)
                 manifest = await self._wait(job)
         if job.before is not None and not any(file.type in SPLIT for file in manifest.output):
@@ -256,21 +257,10 @@ class _Export:
         if job is not None:
             log_event("extract.export_resumed", slice=str(self._window), kicked_off=job.kicked_off_at)
             return job
-        job = await self._kick_off(WHOLE)
-        if job is None:
-            job = self._job(SPLIT, await self._client.kick_off(SPLIT, self._window))
-        return await self._save_job(job)
-
-    async def _kick_off(self, types: tuple[str, ...], *, before: Job | None = None) -> Job | None:
-        """Start a job; None when the mirror takes none for these types."""
-        try:
-            return self._job(types, await self._client.kick_off(types, self._window), before=before)
-        except ExportRefused:
-            log_event("extract.export_refused", types=",".join(types))
-            return None
+        return await self._save_job(self._job(*await self._client.start(self._window)))
 
     def _job(self, types: tuple[str, ...], status_url: str, *, before: Job | None = None) -> Job:
-        log_event("extract.export_kicked_off", slice=str(self._window), types=",".join(types))
+        log_event("extract.export_kicked_off", slice=str(self._window), types=",".join(types) or "all")
         return Job(
             id=secrets.token_hex(4),
             status_url=status_url,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from imunizacao.errors import MirrorUnavailable
+from imunizacao.extract.export_reach import exports_later
 from imunizacao.fhir import ExportSource, Source, Window
 from imunizacao.models import RunContext
 from imunizacao.reference_day import SAO_PAULO
@@ -25,15 +27,22 @@ class Freshness:
     """For people and logs, without identifiers."""
 
 
-async def measure_freshness(source: Source, context: RunContext, *, now: datetime) -> Freshness:
-    """Ask how far the mirror has come. An instant that is still to come proves nothing: somebody's clock is wrong."""
+async def measure_freshness(source: Source, context: RunContext, *, now: datetime, folder: Path) -> Freshness:
+    """Ask how far the mirror has come. An instant that is still to come proves nothing: somebody's clock is wrong.
+
+    A mirror that can only export is asked by small exports, which pass through `folder`.
+    """
     end, whole = context.day.end, Window(start=context.day.start, end=context.day.end)
     if isinstance(source, ExportSource) and await source.total(whole) is None:
+        reached = await exports_later(source.transport, end, now=now, folder=folder)
         return Freshness(
-            reached=True,
+            reached=reached,
             newest="unknown",
             documents=0,
-            sentence=f"The mirror cannot be asked how far it has come; its export of {context.day} has to say so.",
+            sentence=(
+                f"The mirror {'has reached' if reached else 'has not reached'} the end of the day {context.day}{'' if reached else ' yet'}: "
+                f"it has no search, and an export from {end.astimezone(SAO_PAULO).isoformat()} on has {'some' if reached else 'no'} documents."
+            ),
         )
     total = await source.count(whole)
     newest = await source.newest()
@@ -44,6 +53,9 @@ async def measure_freshness(source: Source, context: RunContext, *, now: datetim
         reached = until > end and await source.count(Window(start=end, end=until)) > 0
     else:
         reached = newest >= end
+    if isinstance(source, ExportSource) and newest is None and not total + reached:
+        # A search for whole documents finds none where a mirror stores them in parts.
+        reached = await exports_later(source.transport, end, now=now, folder=folder)
     shown = "unknown" if newest is None else newest.astimezone(SAO_PAULO).isoformat(timespec="seconds")
     verb = "has reached" if reached else "has not reached"
     return Freshness(

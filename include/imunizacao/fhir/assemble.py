@@ -102,6 +102,22 @@ class Assembler:
         """References to Immunizations that a Composition names and that have not come, in the order in which they were named."""
         return list(self._awaited.values())
 
+    def alone(self) -> list[str]:
+        """References of the matched Immunizations that no Composition names."""
+        rows = [
+            self._last_row[node]
+            for node, kind in enumerate(self._kind)
+            if kind == _IMMUNIZATION and not self._named[node] and any(self._matched[row] for row in self._rows(node))
+        ]
+        if not rows:
+            return []
+        self._flush()
+        descriptor = self._open()
+        try:
+            return [_local(read_line(self._read(row, descriptor)).id) for row in rows]
+        finally:
+            os.close(descriptor)
+
     def documents(self, window: Window) -> Iterator[Entry]:
         """The documents whose instant lies in the window, by instant and id, and what came in it without belonging to one.
 

@@ -11,6 +11,7 @@ from typing import Final, Literal
 from imunizacao.errors import ConfigurationError, MirrorProtocolError, MirrorUnavailable
 from imunizacao.events import log_event
 from imunizacao.fhir.loose import items, read_json, shown_name, text
+from imunizacao.fhir.pages import BadPage, read_page
 from imunizacao.fhir.transport import Transport
 from imunizacao.settings import MirrorWay
 
@@ -20,7 +21,9 @@ WAYS: Final[tuple[Way, ...]] = ("documents", "resources", "export")
 makes the mirror write files."""
 
 _ANY_STATUS: Final = frozenset(range(200, 600))
-"""Also 429 and 503: the statement is not worth a second request, see `choose_way`."""
+_SETTLED: Final = (frozenset(range(200, 500)) | {501}) - {408, 425, 429}
+"""Answers that another try would not change."""
+_REFUSED: Final = frozenset({400, 403, 404, 405, 406, 410, 415, 422, 501})
 _EXPORT: Final = re.compile(r"/OperationDefinition/export(\||$)")
 _BULK_DATA: Final = re.compile(r"/CapabilityStatement/bulk-data(\||$)")
 
@@ -64,19 +67,22 @@ class Capability:
     """Why there is none."""
 
 
-async def read_capability(transport: Transport) -> Capability:
-    """Ask once for `<base>/metadata`. Whatever is wrong with the answer is a `problem`, never an error.
+async def read_capability(transport: Transport, *, patient: bool = False) -> Capability:
+    """Ask for `<base>/metadata`, once. Whatever is wrong with the answer is a `problem`, never an error.
 
-    Raises `ConfigurationError` alone: an authority that is not trusted, or a token service that refuses us.
+    A `patient` caller has a mirror that is busy, broken or silent asked again, within the retry budget, and gets `MirrorUnavailable`.
+    Else raises `ConfigurationError` alone: an authority that is not trusted, or a token service that refuses us.
     """
     settings = transport.settings
     url = f"{settings.base_url.rstrip('/')}/metadata"
     try:
-        async with asyncio.timeout(settings.connect_timeout + settings.read_timeout):
-            received = await transport.ask(url, where="metadata", expected=_ANY_STATUS)
+        async with asyncio.timeout(None if patient else settings.connect_timeout + settings.read_timeout):
+            received = await transport.ask(url, where="metadata", expected=_SETTLED if patient else _ANY_STATUS)
     except TimeoutError:
         return Capability(statement=None, problem="no answer in time")
-    except (MirrorUnavailable, MirrorProtocolError):
+    except (MirrorUnavailable, MirrorProtocolError) as error:
+        if patient and isinstance(error, MirrorUnavailable):
+            raise
         return Capability(statement=None, problem="it cannot be fetched")
     answer = received.answer
     if answer.status != 200:
@@ -139,12 +145,47 @@ def decide_way(setting: MirrorWay, capability: Capability) -> tuple[Way, str]:
 async def choose_way(transport: Transport, setting: MirrorWay) -> Way:
     """The way in for this mirror: the setting, else what its CapabilityStatement offers, else `documents`.
 
-    Costs one request at most, none with a setting. Raises `ConfigurationError` when the statement offers no way at all.
+    Costs no request with a setting. Raises `ConfigurationError` when the statement offers no way at all, `MirrorUnavailable` when the
+    mirror does not give it now: another way on some days would be worse than waiting.
     """
-    capability = Capability(statement=None) if setting != "auto" else await read_capability(transport)
-    way, because = decide_way(setting, capability)
+    if setting != "auto":
+        way, because = decide_way(setting, Capability(statement=None))
+    else:
+        try:
+            capability = await read_capability(transport, patient=True)
+        except MirrorUnavailable as error:
+            raise MirrorUnavailable(
+                f"{error} A way that is set (IMUNIZACAO_MIRROR_WAY, or `way` of the Airflow connection) needs no metadata."
+            ) from error
+        way, because = await prefer_filled(transport, *decide_way(setting, capability), capability)
     log_event("mirror.way", way=way, because=because)
     return way
+
+
+async def prefer_filled(transport: Transport, way: Way, because: str, capability: Capability) -> tuple[Way, str]:
+    """Turn to separate resources where those are offered too, and are there while document Bundles are not.
+
+    Many servers declare every type with every parameter, whatever they hold. An export cannot be asked what it would hold.
+    """
+    statement = capability.statement
+    if way != "documents" or statement is None or ways(statement)["resources"]:
+        return way, because
+    if await _has_any(transport, "Bundle?type=document&") is not False or not await _has_any(
+        transport, "Immunization?"
+    ):
+        return way, because
+    return "resources", "the mirror offers documents and has none, but has Immunizations"
+
+
+async def _has_any(transport: Transport, search: str) -> bool | None:
+    """Whether a search has a match, asked for one of them; None where its answer does not tell."""
+    url = f"{transport.settings.base_url.rstrip('/')}/{search}_count=1"
+    try:
+        answer = (await transport.ask(url, where="trial of a way", expected=_REFUSED | {200})).answer
+        page = read_page(answer.body) if answer.status == 200 else None
+    except (MirrorProtocolError, BadPage):
+        return None
+    return None if page is None else bool(page.entries or page.total)
 
 
 def _search_problem(statement: CapabilityStatement, name: str) -> str:

@@ -26,6 +26,12 @@ from imunizacao.fhir.pages import BadPage, outcome_code
 from imunizacao.fhir.transport import Answer, Downloaded, Transport, origin, shown_origin
 from imunizacao.fhir.window import Window, instant_text, parse_instant
 
+WHOLE: Final = ("Bundle",)
+"""What a mirror of whole documents is asked for."""
+SPLIT: Final = ("Composition", "Immunization", "Patient", "Organization", "Condition")
+"""What is asked for where it stores their resources one by one."""
+ALL: Final[tuple[str, ...]] = ()
+"""What is asked for where it knows no `_type`: everything; files of other types are not fetched."""
 NDJSON: Final = "application/fhir+ndjson"
 SINCE_MARGIN: Final = timedelta(seconds=1)
 """`_since` means later than: a document of the first instant of a window would be missing without a margin."""
@@ -41,6 +47,9 @@ _MANIFESTS: Final = 10_000
 _CLEAN_UP_SECONDS: Final = 60.0
 
 _REFUSED: Final = frozenset({400, 404, 405, 410, 415, 422, 501})
+_TRY_POST: Final = frozenset({400, 405, 501})
+_BAD_PARAMETER: Final = frozenset({400, 422})
+"""Refusals that may be of a parameter, not of the export."""
 _SERVER_ERRORS: Final = frozenset({500, 501, 502, 503, 504})
 _STATUS: Final = frozenset({200, 202, 400, 404, 405, 409, 410, 422}) | _SERVER_ERRORS
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -130,34 +139,45 @@ class ExportClient:
         self._transport = transport
         self._base = transport.settings.base_url.rstrip("/")
 
-    async def kick_off(self, types: Sequence[str], window: Window) -> str:
-        """Start a job for resources of a window and return its status address, a secret.
+    async def start(self, window: Window) -> tuple[tuple[str, ...], str]:
+        """Start a job for whole documents, else for their resources, else for everything; what it is for, and its status address.
 
-        Asks by GET, and by POST where GET is refused. Raises `ExportRefused` when the mirror takes neither.
+        Raises `ExportRefused` when the mirror takes none of these.
         """
-        where = f"export kick-off of {','.join(types)}"
-        query = [
-            ("_type", ",".join(types)),
-            ("_since", instant_text(window.start - SINCE_MARGIN)),
-            ("_until", instant_text(window.end)),
-            ("_outputFormat", NDJSON),
-        ]
+        for types in (WHOLE, SPLIT):
+            try:
+                return types, await self.kick_off(types, window)
+            except ExportRefused:
+                log_event("export.refused", types=",".join(types))
+        return ALL, await self.kick_off(ALL, window)
+
+    async def kick_off(self, types: Sequence[str], window: Window) -> str:
+        """Start a job for resources of a window and return its status address, a secret. No types = all that the mirror has.
+
+        Asks by GET, and by POST where GET is refused; then without `_until`, which the first versions of Bulk Data do not know. Either
+        bound may have been ignored: the caller looks at the lines. Raises `ExportRefused` when the mirror takes none of these.
+        """
+        where = f"export kick-off of {','.join(types) or 'all types'}"
         url = f"{self._base}/$export"
-        got = await self._start(f"{url}?{urlencode(query, safe=':,')}", where=where)
-        told = "GET " + _told(got)
-        if got.status in {400, 405, 501}:
-            got = await self._start(url, where=where, content=_parameters(types, window))
-            told += ", POST " + _told(got)
-        if got.status != 202:
-            raise ExportRefused(
-                f"The mirror at {self._transport.shown_base} refuses the {where}: {told}. Nothing was published. It must offer "
-                f"`$export` of whole documents (Bundle) or of {','.join(types)}, or another way in must be set "
-                f"(IMUNIZACAO_MIRROR_WAY); see {RUNBOOK}."
-            )
-        status = got.headers.get("content-location", "").strip()
-        if not status:
-            raise self._broken(f"The {where} was accepted without Content-Location, so nobody can ask for the job")
-        return self._own_address(url, status, what=f"status address of the {where}")
+        refusals = []
+        for until in (True, False):
+            answers = await self._start(url, _parameters(types, window, until=until), where=where)
+            accepted = answers.get("POST", answers["GET"])
+            if accepted.status == 202:
+                status = accepted.headers.get("content-location", "").strip()
+                if not status:
+                    raise self._broken(
+                        f"The {where} was accepted without Content-Location, so nobody can ask for the job"
+                    )
+                return self._own_address(url, status, what=f"status address of the {where}")
+            refusals.append(", ".join(f"{method} {_told(answer)}" for method, answer in answers.items()))
+            if not _BAD_PARAMETER & {answer.status for answer in answers.values()}:
+                break
+        raise ExportRefused(
+            f"The mirror at {self._transport.shown_base} refuses the {where}: {'; without `_until` '.join(refusals)}. Nothing was "
+            "published. It must offer `$export` of whole documents (Bundle) or of their resources, or another way in must be set "
+            f"(IMUNIZACAO_MIRROR_WAY); see {RUNBOOK}."
+        )
 
     async def wait(
         self, status_url: str, *, seconds: float, told: Callable[[int | None], None] = lambda percent: None
@@ -275,8 +295,22 @@ class ExportClient:
             return False
         raise self._broken(f"The export failed at the mirror {self._transport.shown_base}: {_told(answer)}")
 
-    async def _start(self, url: str, *, where: str, content: bytes | None = None) -> Answer:
-        headers = {"Prefer": "respond-async"}
+    async def _start(self, url: str, parameters: Sequence[tuple[str, str, str]], *, where: str) -> dict[str, Answer]:
+        """Ask for a job by GET, and by POST where that is refused; the answers by method."""
+        query = urlencode([(name, value) for name, _, value in parameters], safe=":,")
+        answers = {"GET": await self._send(f"{url}?{query}", where=where)}
+        if answers["GET"].status in _TRY_POST:
+            posted = [
+                {"name": name, kind: one}
+                for name, kind, value in parameters
+                for one in (value.split(",") if name == "_type" else [value])
+            ]
+            content = msgspec.json.encode({"resourceType": "Parameters", "parameter": posted})
+            answers["POST"] = await self._send(url, where=where, content=content)
+        return answers
+
+    async def _send(self, url: str, *, where: str, content: bytes | None = None) -> Answer:
+        headers = {"Prefer": "respond-async, handling=lenient"}
         if content is not None:
             headers["Content-Type"] = "application/fhir+json"
         received = await self._transport.ask(
@@ -405,11 +439,11 @@ def _percent(progress: str) -> int | None:
     return min(int(match[1]), 100) if match else None
 
 
-def _parameters(types: Sequence[str], window: Window) -> bytes:
-    values: list[dict[str, str]] = [{"name": "_type", "valueString": name} for name in types]
-    values += [
-        {"name": "_since", "valueInstant": instant_text(window.start - SINCE_MARGIN)},
-        {"name": "_until", "valueInstant": instant_text(window.end)},
-        {"name": "_outputFormat", "valueString": NDJSON},
+def _parameters(types: Sequence[str], window: Window, *, until: bool) -> list[tuple[str, str, str]]:
+    """Name, kind and value of each parameter of a kick-off."""
+    return [
+        *([("_type", "valueString", ",".join(types))] if types else []),
+        ("_since", "valueInstant", instant_text(window.start - SINCE_MARGIN)),
+        *([("_until", "valueInstant", instant_text(window.end))] if until else []),
+        ("_outputFormat", "valueString", NDJSON),
     ]
-    return msgspec.json.encode({"resourceType": "Parameters", "parameter": values})

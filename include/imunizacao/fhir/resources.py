@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +22,8 @@ from imunizacao.fhir.window import Window, instant_text
 
 FETCH_BATCH: Final = 50
 """Ids of one request: 2 KB of address for UUIDs."""
+ENTRY_BATCH: Final = 25
+"""The same of references, which are longer."""
 
 COMPOSITION_OF_DOSE: Final = ("_revinclude", "Composition:entry")
 _IMMUNIZATION_INCLUDES: Final = (
@@ -87,10 +89,13 @@ class ResourceClient(SearchClient):
     """The way in over mirrors that keep the parts of documents. `Assembler` puts them together.
 
     Matches are Immunizations, then Compositions: a document may be cancelled without its Immunization being touched. What the
-    pages include beside them saves requests; nothing relies on it but the Composition of a dose.
+    pages include beside them saves requests: what a document needs and no page has is asked for (`fetch`, `compositions_of`), so that a
+    document does not depend on where windows are cut.
     """
 
     way = "resources"
+    _by_entry: bool | None = None
+    """Whether Compositions can be searched by what they name, once it is known."""
 
     async def require_usable(self) -> None:
         """Raise `ConfigurationError`, with the reason, when this mirror cannot be read this way."""
@@ -101,17 +106,69 @@ class ResourceClient(SearchClient):
         return Assembler(folder, compositions_searched=len(await self.searches()) == 2)
 
     async def fetch(self, references: Sequence[str]) -> list[bytes]:
-        """Read resources by reference (`Immunization/<id>`), as landed lines; those that the mirror does not have stay away."""
+        """Read resources by reference (`Immunization/<id>`), as landed lines with what they include.
+
+        Those that the mirror does not have stay away. The includes are those of a walk: whatever the windows of a document's parts, the
+        same stands beside them.
+        """
         wanted: dict[str, list[str]] = {}
         for reference in dict.fromkeys(references):
             if match := _REFERENCE.fullmatch(reference):
                 wanted.setdefault(match[1], []).append(match[2])
         lines: list[bytes] = []
         for name, ids in wanted.items():
-            search = Search(type=name, label=_LABELS[name])
-            for start in range(0, len(ids), FETCH_BATCH):
-                lines += await self._fetch_batch(search, ids[start : start + FETCH_BATCH])
+            search = await self._known(name)
+            beside = [include for include in search.includes if include != COMPOSITION_OF_DOSE]
+            for batch in _batches(ids, FETCH_BATCH):
+                url = self._url(search, [("_id", ",".join(batch)), *beside, ("_count", str(len(batch)))])
+                where = f"read of {len(batch)} by id{search.label}"
+                lines += await self._read_all(url, search, {f"{name}/{one}" for one in batch}, where=where)
         return lines
+
+    async def compositions_of(self, doses: Sequence[str]) -> list[bytes]:
+        """Search the Compositions that name doses (`Immunization/<id>`), as landed lines with what they include.
+
+        None from a mirror that cannot be asked so, which is told once, or whose Compositions come beside their doses only.
+        """
+        lines: list[bytes] = []
+        for batch in _batches(doses, ENTRY_BATCH) if len(await self.searches()) == len(_LABELS) else []:
+            search = await self._known("Composition")
+            url = self._url(search, [("entry", ",".join(batch)), *search.includes, ("_count", str(FETCH_BATCH))])
+            if not await self._finds_by_entry(url, search):
+                break
+            where = f"search of the documents of {len(batch)} doses{search.label}"
+            lines += await self._read_all(url, search, None, where=where)
+        return lines
+
+    async def _known(self, name: str) -> Search:
+        """The search of a type, with its includes; without, where its walk is not known."""
+        found = (search for search in await self.searches() if search.type == name)
+        return next(found, Search(type=name, label=_LABELS[name]))
+
+    async def _finds_by_entry(self, url: str, search: Search) -> bool:
+        """Tell whether the mirror searches Composition by `entry`, asked once."""
+        async with self._lock:
+            if self._by_entry is None:
+                self._by_entry = await self._try_entry(f"{url.rpartition('&')[0]}&_count=1", search)
+        return self._by_entry
+
+    async def _try_entry(self, url: str, search: Search) -> bool:
+        received = await self.transport.ask(url, where=f"trial by entry{search.label}", expected=_NOT_SERVED | {200})
+        status = received.answer.status
+        try:
+            page = read_page(received.answer.body) if status == 200 else None
+        except BadPage:
+            page = None
+        heard = page is not None and bool(self_values(page.self_url, "entry"))
+        if not heard:
+            log_event(
+                "mirror.no_search_by_entry",
+                level=logging.WARNING,
+                status=status,
+                effect="doses that are apart from their Composition go to quarantine",
+                runbook="docs/runbook/mirror-ways.md",
+            )
+        return heard
 
     def check_page(self, search: Search, content: PageContent, window: Window, *, where: str, first: bool) -> None:
         """Refuse a page whose search dropped its bounds, or the Composition of its doses when there is no other way to it."""
@@ -124,24 +181,24 @@ class ResourceClient(SearchClient):
         if COMPOSITION_OF_DOSE in dropped and len(self.known_searches) == 1:
             raise self._refusal("its CapabilityStatement offers the first, but the link `self` of its answer drops it")
 
-    async def _fetch_batch(self, search: Search, ids: list[str]) -> list[bytes]:
-        where = f"read of {len(ids)} by id{search.label}"
-        url: str | None = self._url(search, [("_id", ",".join(ids)), ("_count", str(len(ids)))])
-        asked = {f"{search.type}/{identity}" for identity in ids}
+    async def _read_all(self, url: str, search: Search, asked: set[str] | None, *, where: str) -> list[bytes]:
+        """All pages of a small search; with `asked`, matches with other references are refused."""
+        following: str | None = url
         visited: set[str] = set()
         lines: list[bytes] = []
-        while url is not None and visited_mark(url) not in visited:
+        while following is not None and visited_mark(following) not in visited:
+            url = following
             visited.add(visited_mark(url))
             content, _ = await self._page(url, search, where=where, cursor=len(visited) > 1)
-            strangers = sum(entry.id not in asked for entry in content.entries)
+            strangers = 0 if asked is None else sum(entry.id not in asked for entry in content.entries)
             if strangers:
                 raise MirrorProtocolError(
                     f"The mirror did not search what it was asked ({where}): {strangers} of {len(content.entries)} entries have other "
                     "ids. Nothing was published. The mirror must support `_id`; see docs/runbook/mirror-protocol.md."
                 )
-            lines += [entry.line for entry in content.entries if entry.reject is None]
+            lines += [entry.line for entry in [*content.entries, *content.included] if entry.reject is None]
             follows = content.next_url is not None and bool(content.entries)
-            url = self.transport.follow(url, content.next_url or "", where) if follows else None
+            following = self.transport.follow(url, content.next_url or "", where) if follows else None
         return lines
 
     async def find_searches(self) -> tuple[Search, ...]:
@@ -200,6 +257,10 @@ class ResourceClient(SearchClient):
             "with `_lastUpdated`. Nothing was taken. Choose another way (IMUNIZACAO_MIRROR_WAY, or `way` of the Airflow connection); "
             "see docs/runbook/mirror-ways.md."
         )
+
+
+def _batches(values: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (values[start : start + size] for start in range(0, len(values), size))
 
 
 def _search(name: str, includes: Iterable[tuple[str, str]], served: Served) -> Search:

@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Final, Protocol
+from urllib.parse import urlencode
 
-from imunizacao.errors import ConfigurationError, MirrorProtocolError
 from imunizacao.events import log_event
 from imunizacao.fhir.capability import choose_way
 from imunizacao.fhir.client import Cursor, MirrorClient
@@ -19,6 +19,9 @@ from imunizacao.fhir.resources import ResourceClient
 from imunizacao.fhir.transport import Transport
 from imunizacao.fhir.window import Window
 from imunizacao.settings import MirrorSettings
+
+_NO_SEARCH: Final = frozenset({400, 404, 405, 501})
+"""How servers say that they do not search a type."""
 
 
 class Source(Protocol):
@@ -59,22 +62,26 @@ class ExportSource:
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
         self._search = MirrorClient(transport.settings, transport=transport)
-        self._counts: bool | None = None
+        self._searches: bool | None = None
 
     async def total(self, window: Window) -> int | None:
-        """What search announces for a window; None where the mirror has no search of documents that counts."""
-        if self._counts is False:
-            return None
-        try:
-            total = await self._search.count(window)
-        except (ConfigurationError, MirrorProtocolError) as error:
-            if self._counts:
-                raise
-            log_event("mirror.export_without_search", level=logging.WARNING, reason=type(error).__name__)
-            self._counts = False
-            return None
-        self._counts = True
-        return total
+        """What search announces for a window; None where the mirror has no search of documents.
+
+        Only a plain refusal of the first search means that there is none: whatever else goes wrong is raised.
+        """
+        if self._searches is None:
+            self._searches = await self._has_search(window)
+        return await self._search.count(window) if self._searches else None
+
+    async def _has_search(self, window: Window) -> bool:
+        bounds = [("_lastUpdated", bound) for bound in window.bounds]
+        query = urlencode([("type", "document"), *bounds, ("_summary", "count")], safe=":-")
+        url = f"{self.transport.settings.base_url.rstrip('/')}/Bundle?{query}"
+        received = await self.transport.ask(url, where="first search", expected=_NO_SEARCH | {200})
+        status = received.answer.status
+        if status in _NO_SEARCH:
+            log_event("mirror.export_without_search", level=logging.WARNING, status=status)
+        return status not in _NO_SEARCH
 
     async def count(self, window: Window) -> int:
         """What search announces for a window."""

@@ -11,7 +11,7 @@ from imunizacao.errors import MirrorUnavailable
 from imunizacao.fhir import Answer, Transport, Way, Window
 from imunizacao.fhir.pages import BadPage, PageContent, outcome_code, read_page
 
-MOST_REQUESTS: Final = 40
+MOST_REQUESTS: Final = 60
 """Retries included: a mirror that is in trouble already is not asked more."""
 _LOST: Final = 2
 """Requests without an answer after which no other one is sent."""

@@ -13,7 +13,7 @@ from typing import Final
 
 from imunizacao.errors import ConfigurationError, MirrorProtocolError, MirrorUnavailable, PipelineError
 from imunizacao.fhir import Transport, Window, instant_text
-from imunizacao.fhir.capability import Capability, decide_way, read_capability
+from imunizacao.fhir.capability import Capability, Way, decide_way, prefer_filled, read_capability
 from imunizacao.fhir.pace import Sleep
 from imunizacao.fhir.transport import shown
 from imunizacao.mirror_check import access, documents, export, paging, totals
@@ -36,7 +36,7 @@ def check_mirror(
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     sleep: Sleep = asyncio.sleep,
 ) -> MirrorReport:
-    """Ask a mirror, in about 25 requests, whether days can be taken from it, and how best.
+    """Ask a mirror, in about 40 requests, whether days can be taken from it, and how best.
 
     Whatever the mirror does wrong becomes a row of the report. Raises `ConfigurationError` only for a day that is not over.
     """
@@ -83,6 +83,8 @@ async def _open(
         refused = error
     try:
         way, because = decide_way(settings.way, capability)
+        if settings.way == "auto" and refused is None:
+            way, because = await _prefer_filled(transport, way, because, capability)
     except ConfigurationError as error:
         undecided, (way, because) = error, ("documents", "tried all the same")
     found = Found(
@@ -112,6 +114,14 @@ async def _open(
     access.check_metadata(found)
     _tell_way(found, undecided)
     return found, "usable"
+
+
+async def _prefer_filled(transport: Transport, way: Way, because: str, capability: Capability) -> tuple[Way, str]:
+    """As a run does; a mirror that is away is for the checks to tell."""
+    try:
+        return await prefer_filled(transport, way, because, capability)
+    except (ConfigurationError, MirrorUnavailable):
+        return way, because
 
 
 def _tell_way(found: Found, undecided: ConfigurationError | None) -> None:
@@ -164,8 +174,7 @@ async def _check_paging(found: Found) -> None:
             paging.check_next(found, walk)
         with _row(found, paging.PAGING, "same page twice"):
             await paging.check_same_page_twice(found, walk)
-    with _row(found, paging.PAGING, "depth"):
-        paging.check_depth(found)
+    await _try(found, paging.PAGING, "depth", paging.check_depth)
 
 
 async def _check_documents(found: Found) -> None:

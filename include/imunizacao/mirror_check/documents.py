@@ -262,7 +262,7 @@ def check_neighbours(found: Found, sample: Sample) -> None:
 def recommend(found: Found, speed: Speed | None) -> tuple[Recommendation, ...]:
     """Settings that fit what was found, none where nothing came. The way is always named: then no run depends on the CapabilityStatement."""
     settings = found.settings
-    if found.large is None and found.kick_off is None:
+    if found.large is None and not found.export_status:
         return ()
     size = min(settings.page_size, found.page_limit or settings.page_size)
     if speed is not None:
@@ -272,11 +272,11 @@ def recommend(found: Found, speed: Speed | None) -> tuple[Recommendation, ...]:
             max(1, int(settings.read_timeout / 4 * speed.documents_per_second)),
         )
     deep = found.total is not None and found.total > DEEP
-    cap = min(settings.slice_cap, DEEP) if deep else settings.slice_cap
+    limits = [settings.slice_cap, *([DEEP] if deep else []), *([found.depth_limit] if found.depth_limit else [])]
     chosen = {
         "WAY": (found.way, settings.way),
         "PAGE_SIZE": (size, settings.page_size),
-        "SLICE_CAP": (cap, settings.slice_cap),
+        "SLICE_CAP": (min(limits), settings.slice_cap),
         "MAX_CONNECTIONS": (settings.max_connections, settings.max_connections),
         "REQUESTS_PER_SECOND": (f"{settings.requests_per_second:g}", f"{settings.requests_per_second:g}"),
     }

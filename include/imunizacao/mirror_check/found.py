@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from imunizacao.errors import MirrorProtocolError
 from imunizacao.fhir import Way, Window
 from imunizacao.fhir.capability import Capability
 from imunizacao.mirror_check.asking import Asker, Finding, NotChecked, Reply
@@ -30,8 +31,12 @@ class Found:
     total: int | None = None
     total_problem: Finding | None = None
     """Why there is none."""
-    kick_off: Reply | None = None
-    """Way `export`: what the mirror said to it."""
+    exported_types: tuple[str, ...] = ()
+    """Way `export`: what an export was accepted for."""
+    export_status: str = ""
+    """Its status address, a secret; empty when none was accepted."""
+    export_problem: MirrorProtocolError | None = None
+    """Why not."""
     newest: datetime | None = None
     large: Reply | None = None
     """First page of the window, as large as the mirror gives it."""
@@ -43,6 +48,8 @@ class Found:
     """First page of its second half."""
     page_limit: int | None = None
     """Most documents that the mirror puts on a page, where it is less than was asked for."""
+    depth_limit: int | None = None
+    """Documents after which paging ends, where it ends before they do."""
     rows: list[Row] = field(default_factory=list)
     not_checked: list[tuple[str, str]] = field(default_factory=list)
     """Topic and reason."""

@@ -20,6 +20,9 @@ DEEP: Final = 10_000
 _NARROW: Final = 300
 """Documents of the window that is walked to its end."""
 _MOST_PAGES: Final = 6
+_DEPTH_PAGES: Final = 20
+_DEPTH_SIZE: Final = 50
+"""20 pages of 50 are 4 MB, 0.5 MB compressed: deep enough for a limit of pages or of a few hundred documents."""
 _LONG_ADDRESS: Final = 2000
 """Proxies and firewalls refuse addresses that are longer than a few thousand characters."""
 
@@ -223,17 +226,66 @@ async def check_same_page_twice(found: Found, walk: Walk) -> None:
     found.add(PAGING, "same page twice", f"the same {len(again.page.entries):,} {found.noun}, {told}")
 
 
-def check_depth(found: Found) -> None:
-    """Whether slices may be deeper than what servers are known to page through."""
+async def check_depth(found: Found) -> None:
+    """Small pages of the day, one after another: where paging ends before the documents do, and whether slices may be deeper than that."""
     total, cap = found.require_total(), found.settings.slice_cap
+    deep = await _walk_deep(found, min(total, _DEPTH_PAGES * _DEPTH_SIZE))
+    tried = f"paging works for {deep.documents:,} {found.noun} in {deep.pages} pages"
+    short = deep.end and deep.documents < total
+    if short and deep.documents < await found.asker.count_window(found.window, where="count of the day again"):
+        found.depth_limit = deep.documents
+        told = f"paging ends after {deep.documents:,} of {total:,} {found.noun}, on page {deep.pages}: {deep.end}"
+        if cap <= deep.documents:
+            found.add(PAGING, "depth", f"{told}; no slice is deeper")
+            return
+        raise Finding(
+            told,
+            "A run notices by the total and fails wherever an hour has more. Set IMUNIZACAO_MIRROR_SLICE_CAP="
+            f"{max(deep.documents, 1)}, and ask those who run the mirror for the limit: if it is one of pages, larger pages go deeper.",
+        )
     if total > DEEP and cap > DEEP:
         found.add(
             PAGING,
             "depth",
-            f"a slice (an hour or less) of this day may have up to {min(total, cap):,} {found.noun}",
+            f"{tried}; a slice (an hour or less) of this day may have up to {min(total, cap):,}",
             "warn",
-            f"Not tried here. Many servers stop giving `next` after {DEEP:,} without an error; a run notices by the total and "
+            f"No deeper was tried. Many servers stop giving `next` after {DEEP:,} without an error; a run notices by the total and "
             f"fails. IMUNIZACAO_MIRROR_SLICE_CAP={DEEP} costs some more counts and avoids it.",
         )
     else:
-        found.add(PAGING, "depth", f"no slice has more than {min(total, cap):,} {found.noun}")
+        found.add(PAGING, "depth", f"{tried}; no slice has more than {min(total, cap):,}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Depth:
+    """How far the pages of the day went."""
+
+    documents: int
+    pages: int
+    end: str
+    """Why they ended before they were told to; empty when they did not."""
+
+
+async def _walk_deep(found: Found, wanted: int) -> _Depth:
+    """Follow small pages until so many different documents have come."""
+    size = min(_DEPTH_SIZE, found.page_limit or _DEPTH_SIZE)
+    url = found.asker.address([*(("_lastUpdated", bound) for bound in found.window.bounds), ("_count", str(size))])
+    keys: set[str] = set()
+    visited: set[str] = set()
+    end = ""
+    while len(keys) < wanted and len(visited) < _DEPTH_PAGES and not end:
+        reply = await found.asker.get(url, where=f"page {len(visited) + 1} of the day")
+        if reply.content is None:
+            end = reply.problem
+            break
+        visited.add(url)
+        keys |= {entry.key for entry in reply.content.entries}
+        if reply.content.next_url is None or not reply.content.entries:
+            end = "no `next`" if reply.content.entries else "an empty page"
+        else:
+            try:
+                url = found.asker.transport.follow(url, reply.content.next_url, "the day")
+            except MirrorProtocolError as error:
+                raise NotChecked("`next` cannot be followed") from error
+            end = "its `next` was there before" if url in visited else ""
+    return _Depth(documents=len(keys), pages=len(visited), end=end)

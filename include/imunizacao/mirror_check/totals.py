@@ -7,6 +7,7 @@ from typing import Final
 
 from imunizacao.errors import MirrorProtocolError, MirrorUnavailable
 from imunizacao.fhir import Window, instant_text, parse_instant
+from imunizacao.fhir.capability import ways
 from imunizacao.mirror_check.asking import Finding, NotChecked, Reply
 from imunizacao.mirror_check.found import Found
 from imunizacao.reference_day import SAO_PAULO, ReferenceDay
@@ -117,10 +118,12 @@ async def _move_window(found: Found, newest: datetime) -> None:
 
 
 def _empty(found: Found) -> Finding:
+    reasons = ways(found.capability.statement) if found.capability.statement else {}
+    others = [f"IMUNIZACAO_MIRROR_WAY={way}" for way, problem in reasons.items() if way != found.way and not problem]
     return Finding(
         f"the mirror has no {found.noun} at all",
         "It was rebuilt, the load has not begun, the address is that of another environment, or we may not see any: ask those "
-        "who run it.",
+        f"who run it.{' Or it keeps them another way: try ' + ' or '.join(others) + '.' if others else ''}",
     )
 
 
