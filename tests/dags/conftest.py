@@ -56,6 +56,9 @@ def airflow_env(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServ
     before = dict(os.environ)
     os.environ.update(env)
     yield env
+    if "airflow.settings" in sys.modules:
+        # Or Airflow does so when the process ends, and its server is gone by then.
+        sys.modules["airflow.settings"].dispose_orm()
     os.environ.clear()
     os.environ.update(before)
 
