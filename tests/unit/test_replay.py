@@ -1,0 +1,120 @@
+"""What a replay looks at before it makes a day again: one document in quarantine, in memory."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from imunizacao.models import ReferenceVersions, RunContext
+from imunizacao.pipeline import Services
+from imunizacao.quarantine import QuarantinePointer, pointer_key
+from imunizacao.quarantine.dataset import _COLUMNS, SCHEMA
+from imunizacao.reference import ReferenceSet
+from imunizacao.replay.precheck import PreCheck, precheck_day
+from imunizacao.storage import file_ref
+from imunizacao.validate import rules_version
+from tests.support.control import services_of
+from tests.support.memory_bucket import Clock, MemoryBucket
+from tests.support.rules import suites_with
+from tests.unit.fhir_documents import DAY, Person, build_entry, line_of, resources, write_references
+
+VERSIONS: Final = ReferenceVersions(cnes_competencia="202602", cnes_sha256="a", ibge_sha256="b", pni_sha256="c")
+NOBODY: Final = Person(
+    identifier="700000000000005",
+    name="Fulana",
+    birth="1880-01-01",
+    cep="70070000",
+    professional="700000000000005",
+    local_id="l",
+)
+OLDER: Final = "0" * 64
+"""Of rules that no folder has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """A day with one dose in quarantine, given in 1899 at an establishment that the references know."""
+
+    services: Services
+    references: ReferenceSet
+    pointer: QuarantinePointer
+
+    def look(self, pointer: QuarantinePointer) -> PreCheck:
+        """Judge the dose again."""
+        context = RunContext.create(day=DAY, run_id="replay", code_version="test")
+        return precheck_day(context, self.services, pointer, references=self.references)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """Its rules are a folder without the one (IMU-010) that took the dose out."""
+    work, public = MemoryBucket("work", Clock()), MemoryBucket("public", Clock())
+    expectations = suites_with(tmp_path / "rules", {"IMU-009", "IMU-101", "IMU-201"})
+    refs = {
+        name: file_ref(work, f"v1/references/x/{name}.parquet", path)
+        for name, path in write_references(tmp_path).items()
+    }
+    references = ReferenceSet(
+        versions=VERSIONS,
+        cnes=refs.pop("cnes"),
+        municipios=refs.pop("municipios"),
+        ufs=refs.pop("ufs"),
+        pni=refs,
+    )
+    entry = build_entry(random.Random(3), identifier="doc-a", person=NOBODY)
+    resources(entry)[1]["resource"]["occurrenceDateTime"] = "1899-05-05"
+    row = {
+        "dt_referencia": str(DAY),
+        "nu_parte": 1,
+        "nu_linha": 1,
+        "nu_dose": 0,
+        "tp_objeto": "landing",
+        "ds_objeto": "k",
+        "co_sha256_objeto": "s",
+        "nu_linha_objeto": 1,
+        "co_documento": "doc-a-i0b0",
+        "co_cnes_estabelecimento": "2077485",
+        "co_uf_estabelecimento": "35",
+        "ds_motivos": ["DATE_TOO_OLD"],
+        "ds_regras": ["IMU-010"],
+        "bi_documento": line_of(entry),
+    }
+    file = tmp_path / "dataset.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row], schema=_COLUMNS), file)
+    services = services_of(work, public, tmp_path)
+    pointer = QuarantinePointer(
+        schema=SCHEMA,
+        day=str(DAY),
+        run_id="first",
+        code_version="test",
+        extracted_at="2026-03-15T00:00:00+00:00",
+        publish=True,
+        dataset=file_ref(work, f"v1/quarantine/day={DAY}/q-{'0' * 24}.parquet", file, rows=1),
+        doses=1,
+        documents=1,
+        by_uf={"35": {"DATE_TOO_OLD": 1}},
+        rules_sha256=OLDER,
+        references=VERSIONS,
+    )
+    work.put(pointer_key(str(DAY)), msgspec.json.encode(pointer))
+    settings = replace(services.settings, expectations=expectations)
+    return Bench(services=replace(services, settings=settings), references=references, pointer=pointer)
+
+
+def test_a_replay_judges_by_the_folder_of_rules_that_is_configured(bench: Bench) -> None:
+    assert len(bench.look(bench.pointer).released) == 1, (
+        "the rule that took it out is in the folder of the project only"
+    )
+
+
+def test_a_day_that_was_judged_by_the_configured_rules_is_not_looked_at_again(bench: Bench) -> None:
+    rules = rules_version(bench.services.settings.expectations)
+    look = bench.look(replace(bench.pointer, rules_sha256=rules))
+    assert (look.considered, look.released) == (1, [])
