@@ -12,17 +12,23 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from imunizacao import pipeline
+from imunizacao.errors import ConfigurationError
 from imunizacao.models import ReferenceVersions, RunContext
 from imunizacao.pipeline import Services
-from imunizacao.quarantine import QuarantinePointer, pointer_key
+from imunizacao.quarantine import QuarantinePointer, QuarantineRow, pointer_key
 from imunizacao.quarantine.dataset import _COLUMNS, SCHEMA
 from imunizacao.reference import ReferenceSet
+from imunizacao.replay import ReplayedDay, replay_day, summary
+from imunizacao.replay import replay as replay_module
 from imunizacao.replay.precheck import PreCheck, precheck_day
 from imunizacao.storage import file_ref
 from imunizacao.validate import rules_version
 from tests.support.control import services_of
 from tests.support.memory_bucket import Clock, MemoryBucket
+from tests.support.quarantine import quarantine_rows
 from tests.support.rules import suites_with
+from tests.support.small_day import make_inputs
 from tests.unit.fhir_documents import DAY, Person, build_entry, line_of, resources, write_references
 
 VERSIONS: Final = ReferenceVersions(cnes_competencia="202602", cnes_sha256="a", ibge_sha256="b", pni_sha256="c")
@@ -34,6 +40,7 @@ NOBODY: Final = Person(
     professional="700000000000005",
     local_id="l",
 )
+PLAN: Final = f"v1/quarantine/day={DAY}/replay.json"
 OLDER: Final = "0" * 64
 """Of rules that no folder has."""
 
@@ -45,11 +52,19 @@ class Bench:
     services: Services
     references: ReferenceSet
     pointer: QuarantinePointer
+    context: RunContext
+
+    def rows(self) -> list[QuarantineRow]:
+        """Its one row."""
+        return quarantine_rows(self.services.work, DAY)
+
+    def replay(self, *, dry_run: bool) -> ReplayedDay:
+        """The whole command for the day; PostgreSQL and the export of references are not there."""
+        return replay_day(self.context, self.services, dry_run=dry_run)
 
     def look(self, pointer: QuarantinePointer) -> PreCheck:
         """Judge the dose again."""
-        context = RunContext.create(day=DAY, run_id="replay", code_version="test")
-        return precheck_day(context, self.services, pointer, references=self.references)
+        return precheck_day(self.context, self.services, pointer, references=self.references)
 
 
 @pytest.fixture
@@ -84,6 +99,12 @@ def bench(tmp_path: Path) -> Bench:
         "co_uf_estabelecimento": "35",
         "ds_motivos": ["DATE_TOO_OLD"],
         "ds_regras": ["IMU-010"],
+        "co_versao_regras": OLDER,
+        "co_competencia_cnes": "202602",
+        "co_sha256_cnes": "a",
+        "co_sha256_ibge": "b",
+        "co_sha256_pni": "c",
+        "co_versao_codigo": "test",
         "bi_documento": line_of(entry),
     }
     file = tmp_path / "dataset.parquet"
@@ -105,7 +126,8 @@ def bench(tmp_path: Path) -> Bench:
     )
     work.put(pointer_key(str(DAY)), msgspec.json.encode(pointer))
     settings = replace(services.settings, expectations=expectations)
-    return Bench(services=replace(services, settings=settings), references=references, pointer=pointer)
+    context = RunContext.create(day=DAY, run_id="replay", code_version="test")
+    return Bench(services=replace(services, settings=settings), references=references, pointer=pointer, context=context)
 
 
 def test_a_replay_judges_by_the_folder_of_rules_that_is_configured(bench: Bench) -> None:
@@ -118,3 +140,24 @@ def test_a_day_that_was_judged_by_the_configured_rules_is_not_looked_at_again(be
     rules = rules_version(bench.services.settings.expectations)
     look = bench.look(replace(bench.pointer, rules_sha256=rules))
     assert (look.considered, look.released) == (1, [])
+
+
+def test_a_day_whose_landing_is_gone_is_told_by_the_look_and_never_begun(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "resolve_day", lambda *_, **__: bench.references)
+    monkeypatch.setattr(replay_module, "precheck_day", lambda *_, **__: PreCheck(considered=1, released=bench.rows()))
+    look = bench.replay(dry_run=True)
+    assert (look.state, look.released, look.still) == ("no-landing", 0, 1)
+    assert summary([look], dry_run=True).endswith("1 sem landing, só com o espelho")
+    with pytest.raises(ConfigurationError, match="no landing of 2026-03-14"):
+        bench.replay(dry_run=False)
+    assert bench.services.work.get_or_none(PLAN) is None
+
+    # One that an earlier version began, or that was cut off before the landing went.
+    plan = {"run_id": "old", "previous": msgspec.to_builtins(bench.pointer)}
+    bench.services.work.put(PLAN, msgspec.json.encode(plan))
+    assert bench.replay(dry_run=True).state == "no-landing"
+    landed = make_inputs(bench.context, [], bench.services.work).extract
+    bench.services.work.put(f"v1/day={DAY}/run=first/extract/receipt.json", landed.to_json().encode())
+    assert bench.replay(dry_run=True).state == "pending"

@@ -15,8 +15,10 @@ from imunizacao.errors import ContractViolation
 from imunizacao.housekeeping.place import Place
 from imunizacao.housekeeping.report import Kind, Removal, size_of
 from imunizacao.models import ExtractReceipt, LandingManifest
+from imunizacao.pipeline import newest_landing_or_none
 from imunizacao.quarantine import pointer_key, read_pointer
 from imunizacao.quarantine.acks import index_key, read_index
+from imunizacao.reference_day import ReferenceDay
 from imunizacao.storage import ObjectInfo, ObjectMissing, read_object
 
 _DATE: Final = r"(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2})"
@@ -176,8 +178,10 @@ def _removal(kind: Kind, name: str, infos: Sequence[ObjectInfo], *, first: str =
 
 
 def _quarantine(place: Place, day: str, infos: Sequence[ObjectInfo]) -> Iterator[Removal]:
+    """What no pointer names, then the rest. A replay that was cut off keeps all, as long as there is a landing to end it from."""
     prefix = f"v1/quarantine/day={day}/"
-    if any(info.key == prefix + "replay.json" for info in infos):
+    begun = any(info.key == prefix + "replay.json" for info in infos)
+    if begun and newest_landing_or_none(ReferenceDay.parse(day), place.work) is not None:
         raise ContractViolation("a replay of it was cut off: replay the day first (docs/runbook/quarantine.md)")
     pointer = read_pointer(place.work, day)
     named = "" if pointer is None else pointer.dataset.key
