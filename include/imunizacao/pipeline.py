@@ -349,7 +349,7 @@ def decide(
                 f"{context.day} needs the decision of a person. Nothing was published; what readers see stays as it was.\n"
                 + "\n".join(validate_stage.sentence(rule) for rule in asked)
                 + f"\nReport: {validated.docs_key} in the work bucket. To publish it all the same, run it again with "
-                '--decide-publish "why"; see docs/runbook/day-asks.md.',
+                '--decide-publish "why" (of a DAG that makes many days: decide_publish); see docs/runbook/day-asks.md.',
                 note=f"{context.day} aguarda decisão: {short_list(asked)}",
             )
         docs_index.note_verdict(services.work, services.public, validated, decision)

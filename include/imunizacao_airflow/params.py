@@ -75,6 +75,15 @@ REFERENCE_PARAMS: Final = {
 }
 """Of the DAG that imports reference tables."""
 
+DECIDE_PUBLISH: Final = Param(
+    "",
+    type="string",
+    maxLength=500,
+    title="Publicar dias que pedem decisão",
+    description="Motivo, de 10 a 500 caracteres; é público, no histórico do dia. Vale para todos os dias da execução. Vazio: ficam retidos.",
+)
+"""An answer beforehand, where a run makes many days and `decide` asks nobody."""
+
 CNES_CHANGE_PARAMS: Final = {
     "from": Param(
         None,
@@ -110,6 +119,7 @@ CNES_CHANGE_PARAMS: Final = {
         title="Só listar",
         description="Desmarque para refazer os dias listados: os que mudam ganham nova revisão.",
     ),
+    "decide_publish": DECIDE_PUBLISH,
 }
 """Of the DAG that makes days again after a new CNES."""
 
@@ -168,6 +178,7 @@ REPLAY_PARAMS: Final = {
         title="Simular",
         description="Ligado: só diz o que seria liberado. Desligado: refaz e publica os dias que mudam.",
     ),
+    "decide_publish": DECIDE_PUBLISH,
 }
 """Of the DAG that judges quarantined documents again."""
 

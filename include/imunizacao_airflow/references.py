@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from imunizacao.errors import ConfigurationError, ContractViolation, StorageUnavailable
 from imunizacao.events import log_event
 from imunizacao_airflow.connections import REFERENCES
+from imunizacao_airflow.tasks import answer
 
 if TYPE_CHECKING:
     from imunizacao.controle import Difference
@@ -175,19 +176,20 @@ def find_days(services: Services, params: Mapping[str, Any]) -> Affected:
     from imunizacao.reference_day import ReferenceDay
     from imunizacao.republish import find_affected
 
+    answer(params)  # refused here, before any day is looked for
     if not params.get("from") or not params.get("to"):
         raise ConfigurationError("Name both CNES snapshots in the form of the run: `from` and `to`, AAAAMM.")
     first, last = (ReferenceDay.parse(params[name]).value if params.get(name) else None for name in ("first", "last"))
     return find_affected(services, earlier=params["from"], later=params["to"], first=first, last=last)
 
 
-def remake(services: Services, affected: Mapping[str, str], run_id: str) -> str:
+def remake(services: Services, affected: Mapping[str, str], params: Mapping[str, Any], run_id: str) -> str:
     """Make one day again; JSON with what became of it."""
     from imunizacao import pipeline
     from imunizacao.models import to_json
     from imunizacao.republish import remake as remake_one
 
-    result = remake_one(services, affected["day"], cnes=affected["cnes"], run_id=run_id)
+    result = remake_one(services, affected["day"], cnes=affected["cnes"], run_id=run_id, **answer(params))
     log_event("reference.day_remade", day=affected["day"], note=pipeline.run_note(result.published, result.validated))
     return to_json(
         {
