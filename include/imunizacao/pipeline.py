@@ -418,6 +418,10 @@ def publish(
             signer=load_signer(services.settings.signing),
             progress=services.progress,
         )
+        if receipt.outcome in {"published", "unchanged"}:
+            quarantine_stage.publish_quarantine(
+                context, flatten=inputs.flatten, validate=inputs.validate, work=services.work
+            )
         record.counts = {
             "doses": receipt.doses.doses,
             "published": receipt.doses.published,

@@ -363,9 +363,10 @@ def _put_pointer(day: MemoryDay, dataset: str, *, name: str = "current") -> None
 def test_quarantine_and_acknowledgements_that_no_pointer_names_go_and_those_named_with_their_retention(
     day: MemoryDay,
 ) -> None:
-    old, new = (f"v1/quarantine/day={DAY}/q-{mark * 24}.parquet" for mark in "01")
-    for key in (old, new):
+    old, new, seen = (f"v1/quarantine/day={DAY}/q-{mark * 24}.parquet" for mark in "012")
+    for key in (old, new, seen):
         day.work.put(key, b"x")
+    _put_pointer(day, seen, name="published")
     _put_pointer(day, new)
     acks = f"v1/acks/day={DAY}/"
     names = ["cnes-0000001-000000000000.csv", "sem-cnes-000000000000.csv"]
@@ -384,7 +385,7 @@ def test_quarantine_and_acknowledgements_that_no_pointer_names_go_and_those_name
     report = day.tidy()
     assert {kind: tally.objects for kind, tally in report.tallies.items()} == {"quarantine": 1, "acks": 1}
     assert keys(day, old) == []
-    assert len(keys(day, "quarantine/")) == 2
+    assert len(keys(day, "quarantine/")) == 4
     assert len(keys(day, "acks/")) == 3
 
     day.clock.forward(days=200)

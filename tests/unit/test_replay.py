@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from types import SimpleNamespace
+from typing import Any, Final
 
 import msgspec
 import pyarrow
@@ -13,16 +14,25 @@ import pyarrow.parquet
 import pytest
 
 from imunizacao import pipeline
-from imunizacao.errors import ConfigurationError
+from imunizacao.errors import ConfigurationError, ContractViolation
 from imunizacao.models import ReferenceVersions, RunContext
 from imunizacao.pipeline import Services
-from imunizacao.quarantine import QuarantinePointer, QuarantineRow, pointer_key
+from imunizacao.quarantine import (
+    QuarantinePointer,
+    QuarantineReceipt,
+    QuarantineRow,
+    dataset,
+    pointer_key,
+    published_key,
+    read_pointer,
+    read_published,
+)
 from imunizacao.quarantine.dataset import _COLUMNS, SCHEMA
 from imunizacao.reference import ReferenceSet
 from imunizacao.replay import ReplayedDay, replay_day, summary
 from imunizacao.replay import replay as replay_module
 from imunizacao.replay.precheck import PreCheck, precheck_day
-from imunizacao.storage import file_ref
+from imunizacao.storage import file_ref, put_receipt
 from imunizacao.validate import rules_version
 from tests.support.control import services_of
 from tests.support.memory_bucket import Clock, MemoryBucket
@@ -140,6 +150,72 @@ def test_a_day_that_was_judged_by_the_configured_rules_is_not_looked_at_again(be
     rules = rules_version(bench.services.settings.expectations)
     look = bench.look(replace(bench.pointer, rules_sha256=rules))
     assert (look.considered, look.released) == (1, [])
+
+
+def test_a_replay_begins_with_what_readers_lack_whatever_was_judged_since(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newer making that was held, or waits for a person, knows the establishment already; the published day does not."""
+    monkeypatch.setattr(pipeline, "resolve_day", lambda *_, **__: bench.references)
+    work, day = bench.services.work, str(DAY)
+    work.put(
+        f"v1/day={day}/run=first/extract/receipt.json", make_inputs(bench.context, [], work).extract.to_json().encode()
+    )
+    held = replace(
+        bench.pointer,
+        run_id="held",
+        publish=False,
+        rules_sha256=rules_version(bench.services.settings.expectations),
+    )
+    work.put(pointer_key(day), msgspec.json.encode(held))
+    assert bench.replay(dry_run=True).state == "nothing", "of a day that was never published the newest is all there is"
+    work.put(published_key(day), msgspec.json.encode(bench.pointer))
+    assert (look := bench.replay(dry_run=True)).state == "would-release"
+    assert look.released == 1
+    listed = read_pointer(work, day)
+    assert listed is not None
+    assert listed.run_id == "held", "the quarantine of a held day can be listed all the same"
+
+
+@pytest.mark.parametrize("outcome", ["published", "unchanged", "superseded"])
+def test_the_quarantine_of_what_readers_see_moves_after_the_head(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, outcome: str
+) -> None:
+    services, inputs = bench.services, make_inputs(bench.context, [], bench.services.work)
+    landing = file_ref(services.work, "landing", Path(__file__))
+    inputs = replace(inputs, flatten=replace(inputs.flatten, landing=landing))
+    receipt = QuarantineReceipt(
+        stage="quarantine",
+        day=str(DAY),
+        run_id=bench.context.run_id,
+        code_version="test",
+        fingerprint=dataset._mark(landing, flatten=inputs.flatten, validate=inputs.validate),
+        seconds=0.0,
+        dataset=bench.pointer.dataset,
+        documents=1,
+        rejected=0,
+        parts_read=1,
+    )
+
+    def publish_day(*_: Any, **__: Any) -> Any:
+        assert services.work.get_or_none(published_key(str(DAY))) is None, "the head first"
+        return SimpleNamespace(
+            outcome=outcome, doses=inputs.account, files=0, diff={}, bytes=0, revision=1, docs_key="docs"
+        )
+
+    monkeypatch.setattr(pipeline.publish_stage, "publish_day", publish_day)
+    monkeypatch.setattr(pipeline.docs_index, "update_index", lambda *_: None)
+    if outcome != "superseded":
+        with pytest.raises(ContractViolation, match="has left no quarantine"):
+            pipeline.publish(bench.context, services, inputs=inputs)
+    put_receipt(services.work, bench.context.prefix("quarantine"), receipt)
+    pipeline.publish(bench.context, services, inputs=inputs)
+    stored = services.work.get_or_none(published_key(str(DAY)))
+    assert (stored is None) == (outcome == "superseded")
+    if stored is not None:
+        named = read_published(services.work, str(DAY))
+        assert named is not None
+        assert (named.run_id, named.dataset) == ("replay", bench.pointer.dataset)
 
 
 def test_a_day_whose_landing_is_gone_is_told_by_the_look_and_never_begun(

@@ -27,6 +27,7 @@ from imunizacao.quarantine import (
     load_reasons,
     pointer_key,
     read_pointer,
+    read_published,
     read_rows,
 )
 from imunizacao.reference_day import ReferenceDay
@@ -110,7 +111,7 @@ def replay_day(
     decide_publish: str = "",
     decided_by: str = "",
 ) -> ReplayedDay:
-    """Judge the quarantine of a day again and, where a dose would be released, make the whole day again from its landing.
+    """Judge the quarantine of what readers see of a day again and, where a dose would be released, make the whole day again from its landing.
 
     With `reasons` only doses with one of them can bring the day to be made again; all of its documents are then judged. Other
     content is a new revision with the reason `quarantine-replay`, the same is none. A dry run looks and changes nothing that readers
@@ -118,7 +119,7 @@ def replay_day(
     before anything is begun. `decide_publish` as in `pipeline.run_day`.
     """
     day = str(context.day)
-    pointer = read_pointer(services.work, day)
+    pointer = read_published(services.work, day)
     if pointer is None:
         return ReplayedDay(day=day, state="no-quarantine")
     if _is_withdrawn(services, day):
@@ -181,7 +182,7 @@ def _finish(
 ) -> ReplayedDay:
     day = str(context.day)
     published = result.published
-    now = read_pointer(services.work, day)
+    now = read_published(services.work, day)
     if now is None:
         raise ContractViolation(f"{pointer_key(day)} vanished while {day} was made again. Run the replay again.")
     released = _released(plan.previous, now, services)
