@@ -58,7 +58,7 @@ with DAG(
             references.log_affected(found)
             common.set_run_note(references.affected_note(found, dry_run=params["dry_run"]))
             get_current_context()["ti"].xcom_push(key="affected", value=found.to_json())
-        return [] if params["dry_run"] else [{"day": day.day, "cnes": found.later} for day in found.days]
+        return [] if params["dry_run"] else [{"day": day.day, "cnes": found.choice} for day in found.days]
 
     @task(
         doc_md="Makes one day again from its landing, with the newer snapshot.",

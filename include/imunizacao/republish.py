@@ -117,8 +117,8 @@ def add_republish(own: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--from", required=True, dest="earlier", metavar="AAAAMM", help="CNES snapshot before")
-    parser.add_argument("--to", required=True, dest="later", metavar="AAAAMM", help="CNES snapshot after")
+    parser.add_argument("--from", required=True, dest="earlier", metavar="AAAAMM|#ID", help="CNES snapshot before")
+    parser.add_argument("--to", required=True, dest="later", metavar="AAAAMM|#ID", help="CNES snapshot after")
     parser.add_argument("--first", default="", help="first reference day (default: the first that is published)")
     parser.add_argument("--last", default="", help="last reference day (default: the last that is published)")
     parser.add_argument(
@@ -158,11 +158,11 @@ def _republish(options: argparse.Namespace, env: Mapping[str, str], out: TextIO,
         print("Nothing was done. Add --run to make these days again.", file=out)
         return 0
     code = 0
-    run_id = f"references-{found.later}-{secrets.token_hex(4)}"
+    run_id = f"references-{found.choice.removeprefix('#')}-{secrets.token_hex(4)}"
     for remade in republish(
         services,
         [day.day for day in found.days],
-        cnes=found.later,
+        cnes=found.choice,
         run_id=run_id,
         decide_publish=why,
         decided_by=login(),

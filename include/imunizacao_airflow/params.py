@@ -17,9 +17,9 @@ DAY_PARAMS: Final = {
     "cnes": Param(
         "newest",
         type="string",
-        pattern="^(newest|of-the-day|[0-9]{4}(0[1-9]|1[0-2]))$",
+        pattern="^(newest|of-the-day|[0-9]{4}(0[1-9]|1[0-2])|#[0-9]+)$",
         title="Competência do CNES",
-        description="`newest`: a mais nova; `of-the-day`: a que valia no dia de referência; ou AAAAMM de uma tabela importada.",
+        description="`newest`: a mais nova; `of-the-day`: a que valia no dia de referência; ou AAAAMM (ou `#id`) de uma tabela importada.",
     ),
     "decision_deadline_hours": Param(
         24,
@@ -88,16 +88,16 @@ CNES_CHANGE_PARAMS: Final = {
     "from": Param(
         None,
         type=["null", "string"],
-        pattern="^[0-9]{4}(0[1-9]|1[0-2])$",
+        pattern="^([0-9]{4}(0[1-9]|1[0-2])|#[0-9]+)$",
         title="CNES de",
-        description="AAAAMM de antes.",
+        description="AAAAMM de antes; `#id` (de `reference list`) quando um mês foi importado duas vezes.",
     ),
     "to": Param(
         None,
         type=["null", "string"],
-        pattern="^[0-9]{4}(0[1-9]|1[0-2])$",
+        pattern="^([0-9]{4}(0[1-9]|1[0-2])|#[0-9]+)$",
         title="CNES para",
-        description="AAAAMM de depois.",
+        description="AAAAMM ou `#id` de depois.",
     ),
     "first": Param(
         None,

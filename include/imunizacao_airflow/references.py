@@ -178,7 +178,7 @@ def find_days(services: Services, params: Mapping[str, Any]) -> Affected:
 
     answer(params)  # refused here, before any day is looked for
     if not params.get("from") or not params.get("to"):
-        raise ConfigurationError("Name both CNES snapshots in the form of the run: `from` and `to`, AAAAMM.")
+        raise ConfigurationError("Name both CNES snapshots in the form of the run: `from` and `to`, AAAAMM or #id.")
     first, last = (ReferenceDay.parse(params[name]).value if params.get(name) else None for name in ("first", "last"))
     return find_affected(services, earlier=params["from"], later=params["to"], first=first, last=last)
 

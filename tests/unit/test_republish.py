@@ -21,7 +21,13 @@ def found(*days: str) -> Affected:
     """Affected days, one dose each."""
     affected = [AffectedDay(day=day, establishments=1, doses=1, doses_by_change={"moved": 1}) for day in days]
     return Affected(
-        earlier="202602", later="202603", difference=Difference(), days=affected, checked=2, without_index=[]
+        earlier="202602",
+        later="202603",
+        choice="202603",
+        difference=Difference(),
+        days=affected,
+        checked=2,
+        without_index=[],
     )
 
 
