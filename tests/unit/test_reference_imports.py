@@ -260,6 +260,23 @@ def test_a_code_system_fills_every_column_of_its_table(name: str, tmp_path: Path
     assert all(" ".join(str(change.before).split()) == change.after for change in changes)
 
 
+def test_the_origin_of_a_record_has_two_digits_in_either_generation_of_its_codes(tmp_path: Path) -> None:
+    """The guide of 2020 says 01 and 02, the national package 1.1.0 says 1 and 2; flatten makes both 01 and 02."""
+    path = tmp_path / "bundle.json"
+    systems = [
+        code_system("BRRegistroOrigem", [{"code": code, "display": "x"} for code in ("1", "02")]),
+        code_system("BRRacaCor", [{"code": "1", "display": "Branca"}]),
+    ]
+    path.write_text(json.dumps(systems[0]), encoding="utf-8")
+    (system,) = read_code_systems(path, path.name)
+    assert [row["code"] for row in system.rows] == ["01", "02"]
+    (found,) = import_pni(path)
+    assert found.rows == 2
+    path.write_text(json.dumps(systems[1]), encoding="utf-8")
+    with pytest.raises(ContractViolation, match="zeros lost"):
+        import_pni(path, force=True)
+
+
 def test_nested_and_inactive_concepts_and_groups_are_told_apart(tmp_path: Path) -> None:
     concepts = concepts_of("imunobiologico")
     retired = {"code": "900", "display": "X", "property": [{"code": "status", "valueCode": "retired"}]}
