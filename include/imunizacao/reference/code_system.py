@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from imunizacao.errors import ContractViolation
-from imunizacao.reference.common import Row, some
+from imunizacao.reference.common import Row, clean_text, some
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +168,9 @@ def _read(system: Mapping[str, Any], mapped: Mapped, name: str) -> CodeSystem:
                 row[_ACTIVE] = "N"
             elif (column := mapped.properties.get(str(item.get("code")))) and isinstance(value, str):
                 row[column] = value
-        rows.append({column: " ".join(text.split()) if column != "code" else text for column, text in row.items()})
+        rows.append(
+            {column: " ".join(clean_text(text).split()) if column != "code" else text for column, text in row.items()}
+        )
     return CodeSystem(table=mapped.table, version=str(system.get("version") or ""), mapped=mapped, rows=rows)
 
 

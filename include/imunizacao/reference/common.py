@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -21,6 +23,8 @@ from imunizacao.settings import EngineSettings
 from imunizacao.storage import file_sha256
 
 Row = dict[str, str]
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+"""As in the macro `texto`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +108,14 @@ def read_given_table(path: Path, name: str) -> list[Row]:
             text = content.decode("latin-1")
     first = text.split("\n", 1)[0]
     return _rows(text, ";" if first.count(";") > first.count(",") else ",", name)
+
+
+def clean_text(text: str) -> str:
+    """A text as flatten cleans those of documents: control characters and line breaks are a blank, outer blanks go.
+
+    A line break in a name would reach every file, where one line is one row.
+    """
+    return _CONTROL.sub(" ", text).strip()
 
 
 def _rows(text: str, delimiter: str, name: str) -> list[Row]:

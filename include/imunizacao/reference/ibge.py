@@ -18,6 +18,7 @@ from imunizacao.paths import REFERENCE
 from imunizacao.reference.common import (
     Row,
     TableImport,
+    clean_text,
     compare_rows,
     count_changes,
     files_sha256,
@@ -39,7 +40,7 @@ IBGE_COLUMNS: Final = ("co_ibge_7", "co_ibge_6", "no_municipio", "co_uf", "sg_uf
 _UF_COLUMNS: Final = ("co_uf", "sg_uf", "no_uf", "no_regiao")
 _MOST_NEW: Final = 10
 """Municipalities that one table may add: since 2013 the country gained one."""
-_RULES: Final = hashlib.sha256(b"ibge/1").hexdigest()
+_RULES: Final = hashlib.sha256(b"ibge/2").hexdigest()
 """Changes when the same file would be read as other rows."""
 
 
@@ -217,7 +218,7 @@ def _read_municipios(path: Path, name: str) -> list[Row]:
             f"IBGE table {name} lacks {', '.join(missing)}. Nothing was stored. Expected: the columns of "
             "include/reference/ibge/ibge_municipios.csv, names in the first line."
         )
-    return [{column: row[column].strip() for column in IBGE_COLUMNS} for row in rows]
+    return [{column: clean_text(row[column]) for column in IBGE_COLUMNS} for row in rows]
 
 
 def _sound(row: Row, ufs: Mapping[str, str]) -> bool:

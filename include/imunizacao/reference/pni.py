@@ -20,6 +20,7 @@ from imunizacao.reference.code_system import CODE_SYSTEMS, fill_rows, looks_like
 from imunizacao.reference.common import (
     Row,
     TableImport,
+    clean_text,
     compare_rows,
     count_changes,
     files_sha256,
@@ -45,7 +46,7 @@ PNI_CODE_WIDTHS: Final[Mapping[str, frozenset[int]]] = {
 
 SHRINK_LIMIT: Final = 0.1
 """Share of codes that a table may lose against the one in use."""
-_RULES: Final = hashlib.sha256(repr(("pni/1", CODE_SYSTEMS)).encode()).hexdigest()
+_RULES: Final = hashlib.sha256(repr(("pni/2", CODE_SYSTEMS)).encode()).hexdigest()
 """Changes when the same file would be read as other rows."""
 
 
@@ -70,11 +71,11 @@ def _faults(table: str, label: str, rows: Sequence[Row]) -> list[str]:
     faults = []
     key = next(iter(rows[0]))
     codes = [row[key] for row in rows]
-    blank = [code for code in codes if not code or code != code.strip()]
+    blank = [code for code in codes if not code or code != clean_text(code)]
     repeated = [code for code, count in Counter(codes).items() if count > 1]
     widths = PNI_CODE_WIDTHS.get(table)
     if blank:
-        faults.append(f"{label} has {len(blank)} blank or padded {key}")
+        faults.append(f"{label} has {len(blank)} blank or padded {key}, or with a line break")
     if repeated:
         faults.append(f"{label} repeats {key} {some(repeated)}")
     if widths and (short := [code for code in codes if len(code) not in widths]):
@@ -265,7 +266,8 @@ def _read_csv(path: Path, name: str, table: str) -> list[Row]:
             f"PNI table {table} of {name} has the columns {', '.join(rows[0]) if rows else '(none)'}, expected "
             f"{', '.join(columns)}. Nothing was stored."
         )
-    return [{column: row[column] for column in columns} for row in rows]
+    key = columns[0]
+    return [{column: row[column] if column == key else clean_text(row[column]) for column in columns} for row in rows]
 
 
 def _require_known(table: str, name: str, known: Mapping[str, object]) -> None:
