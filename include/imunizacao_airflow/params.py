@@ -19,7 +19,8 @@ DAY_PARAMS: Final = {
         type="string",
         pattern="^(newest|of-the-day|[0-9]{4}(0[1-9]|1[0-2])|#[0-9]+)$",
         title="Competência do CNES",
-        description="`newest`: a mais nova; `of-the-day`: a que valia no dia de referência; ou AAAAMM (ou `#id`) de uma tabela importada.",
+        description="`newest`: a mais nova; `of-the-day`: a que valia no dia de referência; ou AAAAMM (ou `#id`) de uma "
+        "tabela importada. IBGE e PNI: `of-the-day` usa as versões importadas com data que valiam no dia; nos outros casos, as últimas.",
     ),
     "decision_deadline_hours": Param(
         24,
@@ -65,6 +66,13 @@ REFERENCE_PARAMS: Final = {
         maxLength=40,
         title="Nome da versão",
         description="De IBGE e PNI, por exemplo `DTB 2025`. Vazio: o do CodeSystem, ou o começo do sha256.",
+    ),
+    "valid_from": Param(
+        None,
+        type=["null", "string"],
+        format="date",
+        title="Vale a partir de",
+        description="De IBGE e PNI: primeiro dia de referência para o qual `of-the-day` usa esta versão. Vazio: qualquer dia. Só com `file`.",
     ),
     "force": Param(
         False,

@@ -38,15 +38,17 @@ def refresh(services: Services, params: Mapping[str, Any], get_connection: Calla
     from imunizacao.controle import migrate
     from imunizacao.reference import Refreshed, Refused, import_inbox, import_reference
     from imunizacao.reference.common import scratch
+    from imunizacao.reference_day import ReferenceDay
 
     address = str(params.get("file") or "")
     if services.connect is None:
         raise ConfigurationError(
             "Reference versions are kept in PostgreSQL: connection imunizacao_controle is missing."
         )
-    if params.get("force") and not address:
+    alone = [name for name in ("force", "valid_from") if params.get(name)]
+    if alone and not address:
         raise ConfigurationError(
-            "`force` is for one file whose content you know. Name it (`file`), or start the run without `force`."
+            f"`{alone[0]}` is for one file whose content you know. Name it (`file`), or start the run without `{alone[0]}`."
         )
     connection = services.connect()
     try:
@@ -64,6 +66,7 @@ def refresh(services: Services, params: Mapping[str, Any], get_connection: Calla
                     competencia=str(params.get("competencia") or ""),
                     table=str(params.get("table") or ""),
                     version=str(params.get("version") or ""),
+                    valid_from=ReferenceDay.parse(params["valid_from"]).value if params.get("valid_from") else None,
                     file_name=name,
                     engine=services.settings.engine,
                 )

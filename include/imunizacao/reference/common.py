@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from imunizacao.controle import Change, Difference
+from imunizacao.controle import Change, Difference, Snapshot
 from imunizacao.errors import ConfigurationError, ContractViolation
 from imunizacao.settings import EngineSettings
 from imunizacao.storage import file_sha256
@@ -50,6 +51,16 @@ class TableImport:
     def to_json(self) -> str:
         """Text for logs and XCom: counts only."""
         return msgspec.json.encode(self).decode()
+
+
+def require_same_validity(stored: Snapshot, valid_from: date | None) -> None:
+    """Refuse to find a file that was imported before with another date than is given now: a snapshot never changes."""
+    if valid_from is not None and stored.valid_from != valid_from:
+        before = f"in force from {stored.valid_from}" if stored.valid_from else "without a date"
+        raise ConfigurationError(
+            f"{stored.origin} was imported before as {stored.kind.upper()} {stored.version} (#{stored.id}), {before}, now it is said to be "
+            f"in force from {valid_from}. Nothing was stored. Delete that snapshot first; see docs/runbook/reference-import.md."
+        )
 
 
 @contextmanager

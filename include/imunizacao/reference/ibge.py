@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +27,7 @@ from imunizacao.reference.common import (
     read_given_table,
     read_stored,
     read_table,
+    require_same_validity,
     scratch,
     some,
     write_table,
@@ -99,9 +101,9 @@ class IbgeTables:
     """Of the stored snapshot; empty for the project's own tables."""
 
 
-def ibge_in_use(connection: Connection | None, folder: Path) -> IbgeTables:
-    """The snapshot that was imported last, written into `folder`, or the project's own tables where none is stored."""
-    stored = newest_table(connection, "ibge") if connection is not None else None
+def ibge_in_use(connection: Connection | None, folder: Path, *, day: date | None = None) -> IbgeTables:
+    """The snapshot that was imported last (with `day`: the one in force on it), written into `folder`, or the project's own tables where none is stored."""
+    stored = newest_table(connection, "ibge", day=day) if connection is not None else None
     if connection is None or stored is None:
         municipios, ufs = ibge_files()
         return IbgeTables(municipios=municipios, ufs=ufs, sha256=files_sha256([municipios, ufs]), version="")
@@ -126,6 +128,7 @@ def import_ibge(
     *,
     force: bool = False,
     version: str = "",
+    valid_from: date | None = None,
     file_name: str = "",
     engine: EngineSettings | None = None,
 ) -> TableImport:
@@ -134,7 +137,7 @@ def import_ibge(
     Without a connection the file is only checked. Codes that are malformed, repeated or of another UF than their row says are a
     `ContractViolation`, and so are, unless `force`d: check digits that break the rule in other codes than the nine known ones,
     and UFs with fewer municipalities, or the country with more than ten more, than the table in use. A file that was imported
-    before is found, not stored again. CNES snapshots keep the places that they were read with: import the CNES file again when
+    before is found, not stored again. `valid_from` is the first reference day that `of-the-day` takes it for. CNES snapshots keep the places that they were read with: import the CNES file again when
     a municipality is new.
     """
     with scratch(engine) as (_, folder):
@@ -153,12 +156,14 @@ def import_ibge(
             origin=name,
             rows=len(rows),
             rows_active=len(rows),
+            valid_from=valid_from,
         )
         stored = False
         if connection is not None:
             lines = folder / "ibge_rows.csv"
             write_table(lines, IBGE_COLUMNS, ([row[column] for column in IBGE_COLUMNS] for row in rows), header=False)
             snapshot, stored = store_snapshot(connection, snapshot, lines)
+            require_same_validity(snapshot, valid_from)
     log_event("reference.ibge_imported", version=snapshot.version, sha256=sha256[:12], rows=len(rows), stored=stored)
     return TableImport(
         kind="ibge",

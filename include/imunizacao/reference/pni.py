@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,7 @@ from imunizacao.reference.common import (
     read_given_table,
     read_stored,
     read_table,
+    require_same_validity,
     scratch,
     some,
     write_table,
@@ -104,10 +106,10 @@ class PniTables:
     """Tables that are not the project's own, with their versions; empty when all are."""
 
 
-def pni_in_use(connection: Connection | None, folder: Path) -> PniTables:
-    """Of each table the snapshot that was imported last, written into `folder`, or the project's own where none is stored."""
+def pni_in_use(connection: Connection | None, folder: Path, *, day: date | None = None) -> PniTables:
+    """Of each table the snapshot that was imported last (with `day`: the one in force on it), written into `folder`, or the project's own where none is stored."""
     files = {pni_name(path): path for path in pni_files()}
-    stored = {name: found for name in files if (found := _newest(connection, name)) is not None}
+    stored = {name: found for name in files if (found := _newest(connection, name, day)) is not None}
     if connection is None or not stored:
         return PniTables(files=files, sha256=files_sha256(list(files.values())), version="")
     own = {name: file_sha256(path) for name, path in files.items()}
@@ -148,6 +150,7 @@ def import_pni(
     force: bool = False,
     table: str = "",
     version: str = "",
+    valid_from: date | None = None,
     file_name: str = "",
     engine: EngineSettings | None = None,
 ) -> list[TableImport]:
@@ -156,7 +159,8 @@ def import_pni(
     The file is a CSV with the columns of a table in `include/reference/pni` (named like it, or `table` says which), or JSON: a
     FHIR R4 CodeSystem, or a Bundle of them. Without a connection it is only checked. Blank, repeated or padded codes, and codes
     that lost their zeros, are a `ContractViolation`, and so is, unless `force`d, a table that lost more than a tenth of its
-    codes. A table that was imported before from this file is found, not stored again.
+    codes. A table that was imported before from this file is found, not stored again. `valid_from` is the first reference day that
+    `of-the-day` takes it for.
     """
     with scratch(engine) as (_, folder):
         path, name = local_file(source, file_name, folder)
@@ -186,6 +190,7 @@ def import_pni(
                     origin=name,
                     rows=len(rows),
                     rows_active=sum(row.get("st_ativo") != "N" for row in rows),
+                    valid_from=valid_from,
                 ),
                 rows,
                 before[chosen],
@@ -217,13 +222,14 @@ def guard_pni(table: str, rows: Sequence[Row], before: Mapping[str, Row], name: 
 def _store(
     connection: Connection | None, snapshot: Snapshot, rows: Sequence[Row], before: Mapping[str, Row], folder: Path
 ) -> TableImport:
-    columns, stored = pni_columns(snapshot.name), False
+    columns, stored, valid_from = pni_columns(snapshot.name), False, snapshot.valid_from
     changes = compare_rows(before, {row[columns[0]]: row for row in rows}, label=columns[1])
     earlier = _newest(connection, snapshot.name)
     if connection is not None:
         lines = folder / f"pni_{snapshot.name}_rows.csv"
         write_table(lines, (), ([row[columns[0]], msgspec.json.encode(row).decode()] for row in rows), header=False)
         snapshot, stored = store_snapshot(connection, snapshot, lines)
+        require_same_validity(snapshot, valid_from)
     log_event(
         "reference.pni_imported",
         table=snapshot.name,
@@ -246,8 +252,8 @@ def _store(
     )
 
 
-def _newest(connection: Connection | None, name: str) -> Snapshot | None:
-    return newest_table(connection, "pni", name) if connection is not None else None
+def _newest(connection: Connection | None, name: str, day: date | None = None) -> Snapshot | None:
+    return newest_table(connection, "pni", name, day=day) if connection is not None else None
 
 
 def _own(name: str) -> Path:
