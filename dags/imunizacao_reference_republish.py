@@ -19,7 +19,8 @@ Now: the days that are affected when `find_days` runs. To look again **start a n
 
 ### If it fails
 
-The day that failed keeps the revision that it had, the others are made all the same. Note of the run and last lines of the task log say
+The day that failed keeps the revision that it had, the others are made all the same. A day whose rules ask for a person is published
+only with a reason in `decide_publish`. Note of the run and last lines of the task log say
 what to do; `docs/runbook/reference-republish.md` has the rest.
 
 ### Re-running
@@ -57,19 +58,19 @@ with DAG(
             references.log_affected(found)
             common.set_run_note(references.affected_note(found, dry_run=params["dry_run"]))
             get_current_context()["ti"].xcom_push(key="affected", value=found.to_json())
-        return [] if params["dry_run"] else [{"day": day.day, "cnes": found.later} for day in found.days]
+        return [] if params["dry_run"] else [{"day": day.day, "cnes": found.choice} for day in found.days]
 
     @task(
         doc_md="Makes one day again from its landing, with the newer snapshot.",
         map_index_template="{{ task.op_kwargs['affected']['day'] }}",
         max_active_tis_per_dag=2,
     )
-    def remake_day(affected: dict[str, str]) -> str:
+    def remake_day(affected: dict[str, str], params: dict[str, Any]) -> str:
         from imunizacao_airflow import references
 
         run_id = str(get_current_context()["dag_run"].run_id)
         with common.readable_errors():
-            return references.remake(common.open_services(), affected, run_id)
+            return references.remake(common.open_services(), affected, params, run_id)
 
     @task(doc_md="Writes into the note of the run which days have a new revision.")
     def tell(remade: list[str]) -> None:

@@ -22,7 +22,7 @@ Now: to judge again **start a new run**. One task per day that has a quarantine,
 ### If it fails
 
 Note of the run and last lines of the task log say which day, what and where; the other days are done. A held day (`DayHeld`) stays as
-it was for readers. Clear the failed day once the cause is mended. `docs/runbook/quarantine.md` has the rest.
+it was for readers; one whose rules ask for a person is published only with a reason in `decide_publish`. Clear the failed day once the cause is mended. `docs/runbook/quarantine.md` has the rest.
 
 ### Re-running
 

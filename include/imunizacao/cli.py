@@ -73,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("day", nargs="?", default="", help="reference day, YYYY-MM-DD (default: yesterday in São Paulo)")
     run.add_argument("--run-id", default="", help="resume the run with this id (default: a new one)")
     run.add_argument(
-        "--cnes", default="newest", help="CNES snapshot: newest (default), of-the-day (in force on the day), or AAAAMM"
+        "--cnes",
+        default="newest",
+        help="CNES snapshot: newest (default), of-the-day (in force on the day), AAAAMM, or #id",
     )
     run.add_argument("--reason", default="", help="reason of a new revision (default: found by comparison)")
     run.add_argument(

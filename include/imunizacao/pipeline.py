@@ -350,7 +350,7 @@ def decide(
                 f"{context.day} needs the decision of a person. Nothing was published; what readers see stays as it was.\n"
                 + "\n".join(validate_stage.sentence(rule) for rule in asked)
                 + f"\nReport: {validated.docs_key} in the work bucket. To publish it all the same, run it again with "
-                '--decide-publish "why"; see docs/runbook/day-asks.md.',
+                '--decide-publish "why" (of a DAG that makes many days: decide_publish); see docs/runbook/day-asks.md.',
                 note=f"{context.day} aguarda decisão: {short_list(asked)}",
             )
         docs_index.note_verdict(services.work, services.public, validated, decision)
@@ -419,6 +419,10 @@ def publish(
             signer=load_signer(services.settings.signing),
             progress=services.progress,
         )
+        if receipt.outcome in {"published", "unchanged"}:
+            quarantine_stage.publish_quarantine(
+                context, flatten=inputs.flatten, validate=inputs.validate, work=services.work
+            )
         record.counts = {
             "doses": receipt.doses.doses,
             "published": receipt.doses.published,

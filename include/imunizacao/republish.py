@@ -12,6 +12,7 @@ from typing import TextIO
 
 from imunizacao import pipeline
 from imunizacao.controle import connect, migrate
+from imunizacao.decision import check_reason, login
 from imunizacao.errors import ConfigurationError, PipelineError
 from imunizacao.models import RunContext
 from imunizacao.paths import code_version
@@ -73,17 +74,27 @@ def find_affected(
         connection.close()
 
 
-def remake(services: Services, day: str, *, cnes: str, run_id: str) -> DayResult:
-    """Make one day again from its landing with the CNES snapshot `cnes`; the same content is no new revision."""
+def remake(
+    services: Services, day: str, *, cnes: str, run_id: str, decide_publish: str = "", decided_by: str = ""
+) -> DayResult:
+    """Make one day again from its landing with the CNES snapshot `cnes`; the same content is no new revision.
+
+    `decide_publish` as in `pipeline.run_day`.
+    """
     context = RunContext.create(day=ReferenceDay.parse(day), run_id=run_id, code_version=code_version())
-    return pipeline.remake_day(context, services, reason=REASON, cnes=cnes)
+    return pipeline.remake_day(
+        context, services, reason=REASON, cnes=cnes, decide_publish=decide_publish, decided_by=decided_by
+    )
 
 
-def republish(services: Services, days: Sequence[str], *, cnes: str, run_id: str) -> Iterator[Remade]:
+def republish(
+    services: Services, days: Sequence[str], *, cnes: str, run_id: str, decide_publish: str = "", decided_by: str = ""
+) -> Iterator[Remade]:
     """Make days again, one after the other, telling of each. A day that is refused does not stop the others."""
     for day in days:
         try:
-            yield Remade(day=day, result=remake(services, day, cnes=cnes, run_id=run_id), error=None)
+            made = remake(services, day, cnes=cnes, run_id=run_id, decide_publish=decide_publish, decided_by=decided_by)
+            yield Remade(day=day, result=made, error=None)
         except PipelineError as error:
             yield Remade(day=day, result=None, error=error)
 
@@ -99,12 +110,15 @@ def add_republish(own: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     _add_options(again)
     again.add_argument("--run", action="store_true", help="do it: a day whose content changes gets a new revision")
+    again.add_argument(
+        "--decide-publish", default="", metavar="WHY", help="publish days whose rules ask for a decision"
+    )
     again.set_defaults(command=_republish)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--from", required=True, dest="earlier", metavar="AAAAMM", help="CNES snapshot before")
-    parser.add_argument("--to", required=True, dest="later", metavar="AAAAMM", help="CNES snapshot after")
+    parser.add_argument("--from", required=True, dest="earlier", metavar="AAAAMM|#ID", help="CNES snapshot before")
+    parser.add_argument("--to", required=True, dest="later", metavar="AAAAMM|#ID", help="CNES snapshot after")
     parser.add_argument("--first", default="", help="first reference day (default: the first that is published)")
     parser.add_argument("--last", default="", help="last reference day (default: the last that is published)")
     parser.add_argument(
@@ -135,14 +149,24 @@ def _affected(options: argparse.Namespace, env: Mapping[str, str], out: TextIO, 
 
 
 def _republish(options: argparse.Namespace, env: Mapping[str, str], out: TextIO, terminal: bool) -> int:
+    why = check_reason(options.decide_publish) if options.decide_publish else ""
+    if why and not options.run:
+        raise ConfigurationError("--decide-publish is about days that are made again: add --run.")
     services, found = _find(options, env)
     _print_affected(found, out)
     if not options.run:
         print("Nothing was done. Add --run to make these days again.", file=out)
         return 0
     code = 0
-    run_id = f"references-{found.later}-{secrets.token_hex(4)}"
-    for remade in republish(services, [day.day for day in found.days], cnes=found.later, run_id=run_id):
+    run_id = f"references-{found.choice.removeprefix('#')}-{secrets.token_hex(4)}"
+    for remade in republish(
+        services,
+        [day.day for day in found.days],
+        cnes=found.choice,
+        run_id=run_id,
+        decide_publish=why,
+        decided_by=login(),
+    ):
         print(f"{remade.day}: {remade.note}", file=out if remade.error is None else sys.stderr)
         code = code or (remade.error.exit_code if remade.error is not None else 0)
     return code

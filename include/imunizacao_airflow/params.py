@@ -17,9 +17,10 @@ DAY_PARAMS: Final = {
     "cnes": Param(
         "newest",
         type="string",
-        pattern="^(newest|of-the-day|[0-9]{4}(0[1-9]|1[0-2]))$",
+        pattern="^(newest|of-the-day|[0-9]{4}(0[1-9]|1[0-2])|#[0-9]+)$",
         title="Competência do CNES",
-        description="`newest`: a mais nova; `of-the-day`: a que valia no dia de referência; ou AAAAMM de uma tabela importada.",
+        description="`newest`: a mais nova; `of-the-day`: a que valia no dia de referência; ou AAAAMM (ou `#id`) de uma "
+        "tabela importada. IBGE e PNI: `of-the-day` usa as versões importadas com data que valiam no dia; nos outros casos, as últimas.",
     ),
     "decision_deadline_hours": Param(
         24,
@@ -66,6 +67,13 @@ REFERENCE_PARAMS: Final = {
         title="Nome da versão",
         description="De IBGE e PNI, por exemplo `DTB 2025`. Vazio: o do CodeSystem, ou o começo do sha256.",
     ),
+    "valid_from": Param(
+        None,
+        type=["null", "string"],
+        format="date",
+        title="Vale a partir de",
+        description="De IBGE e PNI: primeiro dia de referência para o qual `of-the-day` usa esta versão. Vazio: qualquer dia. Só com `file`.",
+    ),
     "force": Param(
         False,
         type="boolean",
@@ -75,20 +83,29 @@ REFERENCE_PARAMS: Final = {
 }
 """Of the DAG that imports reference tables."""
 
+DECIDE_PUBLISH: Final = Param(
+    "",
+    type="string",
+    maxLength=500,
+    title="Publicar dias que pedem decisão",
+    description="Motivo, de 10 a 500 caracteres; é público, no histórico do dia. Vale para todos os dias da execução. Vazio: ficam retidos.",
+)
+"""An answer beforehand, where a run makes many days and `decide` asks nobody."""
+
 CNES_CHANGE_PARAMS: Final = {
     "from": Param(
         None,
         type=["null", "string"],
-        pattern="^[0-9]{4}(0[1-9]|1[0-2])$",
+        pattern="^([0-9]{4}(0[1-9]|1[0-2])|#[0-9]+)$",
         title="CNES de",
-        description="AAAAMM de antes.",
+        description="AAAAMM de antes; `#id` (de `reference list`) quando um mês foi importado duas vezes.",
     ),
     "to": Param(
         None,
         type=["null", "string"],
-        pattern="^[0-9]{4}(0[1-9]|1[0-2])$",
+        pattern="^([0-9]{4}(0[1-9]|1[0-2])|#[0-9]+)$",
         title="CNES para",
-        description="AAAAMM de depois.",
+        description="AAAAMM ou `#id` de depois.",
     ),
     "first": Param(
         None,
@@ -110,6 +127,7 @@ CNES_CHANGE_PARAMS: Final = {
         title="Só listar",
         description="Desmarque para refazer os dias listados: os que mudam ganham nova revisão.",
     ),
+    "decide_publish": DECIDE_PUBLISH,
 }
 """Of the DAG that makes days again after a new CNES."""
 
@@ -168,6 +186,7 @@ REPLAY_PARAMS: Final = {
         title="Simular",
         description="Ligado: só diz o que seria liberado. Desligado: refaz e publica os dias que mudam.",
     ),
+    "decide_publish": DECIDE_PUBLISH,
 }
 """Of the DAG that judges quarantined documents again."""
 

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from imunizacao.errors import ConfigurationError, ContractViolation, StorageUnavailable
 from imunizacao.events import log_event
 from imunizacao_airflow.connections import REFERENCES
+from imunizacao_airflow.tasks import answer
 
 if TYPE_CHECKING:
     from imunizacao.controle import Difference
@@ -37,15 +38,17 @@ def refresh(services: Services, params: Mapping[str, Any], get_connection: Calla
     from imunizacao.controle import migrate
     from imunizacao.reference import Refreshed, Refused, import_inbox, import_reference
     from imunizacao.reference.common import scratch
+    from imunizacao.reference_day import ReferenceDay
 
     address = str(params.get("file") or "")
     if services.connect is None:
         raise ConfigurationError(
             "Reference versions are kept in PostgreSQL: connection imunizacao_controle is missing."
         )
-    if params.get("force") and not address:
+    alone = [name for name in ("force", "valid_from") if params.get(name)]
+    if alone and not address:
         raise ConfigurationError(
-            "`force` is for one file whose content you know. Name it (`file`), or start the run without `force`."
+            f"`{alone[0]}` is for one file whose content you know. Name it (`file`), or start the run without `{alone[0]}`."
         )
     connection = services.connect()
     try:
@@ -63,6 +66,7 @@ def refresh(services: Services, params: Mapping[str, Any], get_connection: Calla
                     competencia=str(params.get("competencia") or ""),
                     table=str(params.get("table") or ""),
                     version=str(params.get("version") or ""),
+                    valid_from=ReferenceDay.parse(params["valid_from"]).value if params.get("valid_from") else None,
                     file_name=name,
                     engine=services.settings.engine,
                 )
@@ -175,19 +179,20 @@ def find_days(services: Services, params: Mapping[str, Any]) -> Affected:
     from imunizacao.reference_day import ReferenceDay
     from imunizacao.republish import find_affected
 
+    answer(params)  # refused here, before any day is looked for
     if not params.get("from") or not params.get("to"):
-        raise ConfigurationError("Name both CNES snapshots in the form of the run: `from` and `to`, AAAAMM.")
+        raise ConfigurationError("Name both CNES snapshots in the form of the run: `from` and `to`, AAAAMM or #id.")
     first, last = (ReferenceDay.parse(params[name]).value if params.get(name) else None for name in ("first", "last"))
     return find_affected(services, earlier=params["from"], later=params["to"], first=first, last=last)
 
 
-def remake(services: Services, affected: Mapping[str, str], run_id: str) -> str:
+def remake(services: Services, affected: Mapping[str, str], params: Mapping[str, Any], run_id: str) -> str:
     """Make one day again; JSON with what became of it."""
     from imunizacao import pipeline
     from imunizacao.models import to_json
     from imunizacao.republish import remake as remake_one
 
-    result = remake_one(services, affected["day"], cnes=affected["cnes"], run_id=run_id)
+    result = remake_one(services, affected["day"], cnes=affected["cnes"], run_id=run_id, **answer(params))
     log_event("reference.day_remade", day=affected["day"], note=pipeline.run_note(result.published, result.validated))
     return to_json(
         {

@@ -9,7 +9,7 @@ from typing import Any, Final
 from airflow.sdk import get_current_context
 
 from imunizacao.errors import ContractViolation
-from imunizacao_airflow.tasks import open_services, readable_errors, set_run_note
+from imunizacao_airflow.tasks import answer, open_services, readable_errors, set_run_note
 
 DEFAULT_DAYS: Final = 30
 
@@ -21,6 +21,7 @@ def days_to_replay(params: Mapping[str, Any]) -> list[str]:
 
     with readable_errors():
         require_reasons(params["reasons"])
+        answer(params)  # refused here, before any day is looked at
         days = range_of_days(params["from"] or "", params["to"] or "", now=datetime.now(UTC), days=DEFAULT_DAYS)
         return days_that_were_judged(open_services().work, days)
 
@@ -41,6 +42,7 @@ def replay_one(day: str, params: Mapping[str, Any]) -> str:
             reasons=params["reasons"],
             cnes=params["cnes"],
             dry_run=params["dry_run"],
+            **answer(params),
         ).to_json()
 
 

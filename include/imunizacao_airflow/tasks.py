@@ -6,7 +6,7 @@ import logging
 import re
 import textwrap
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
@@ -89,6 +89,16 @@ def run_context() -> RunContext:
     return RunContext.create(
         day=from_airflow_context(context), run_id=str(context["dag_run"].run_id), code_version=code_version()
     )
+
+
+def answer(params: Mapping[str, Any]) -> dict[str, str]:
+    """What the person who started the run decided of the days that ask, as `pipeline.remake_day` takes it; checked."""
+    from imunizacao.decision import check_reason
+
+    if not params["decide_publish"]:
+        return {}
+    by = str(get_current_context()["dag_run"].triggering_user_name or "")
+    return {"decide_publish": check_reason(params["decide_publish"]), "decided_by": by}
 
 
 def attempt() -> int:

@@ -342,12 +342,7 @@ def test_a_landing_that_cannot_be_read_keeps_every_run_of_its_day(day: MemoryDay
     assert [kept.name for kept in report.kept] == [f"work:run of {DAY}"]
 
 
-def test_quarantine_and_acknowledgements_that_no_pointer_names_go_and_those_named_with_their_retention(
-    day: MemoryDay,
-) -> None:
-    old, new = (f"v1/quarantine/day={DAY}/q-{mark * 24}.parquet" for mark in "01")
-    for key in (old, new):
-        day.work.put(key, b"x")
+def _put_pointer(day: MemoryDay, dataset: str, *, name: str = "current") -> None:
     pointer = {
         "schema": "imunizacao/quarantine/1",
         "day": DAY,
@@ -355,14 +350,24 @@ def test_quarantine_and_acknowledgements_that_no_pointer_names_go_and_those_name
         "code_version": "c",
         "extracted_at": "2026-03-15T00:00:00+00:00",
         "publish": True,
-        "dataset": {"key": new, "sha256": "0" * 64, "bytes": 1},
+        "dataset": {"key": dataset, "sha256": "0" * 64, "bytes": 1},
         "doses": 1,
         "documents": 1,
         "by_uf": {},
         "rules_sha256": "0" * 64,
         "references": {"cnes_competencia": "202602", "cnes_sha256": "0", "ibge_sha256": "0", "pni_sha256": "0"},
     }
-    day.work.put(f"v1/quarantine/day={DAY}/current.json", json.dumps(pointer).encode())
+    day.work.put(f"v1/quarantine/day={DAY}/{name}.json", json.dumps(pointer).encode())
+
+
+def test_quarantine_and_acknowledgements_that_no_pointer_names_go_and_those_named_with_their_retention(
+    day: MemoryDay,
+) -> None:
+    old, new, seen = (f"v1/quarantine/day={DAY}/q-{mark * 24}.parquet" for mark in "012")
+    for key in (old, new, seen):
+        day.work.put(key, b"x")
+    _put_pointer(day, seen, name="published")
+    _put_pointer(day, new)
     acks = f"v1/acks/day={DAY}/"
     names = ["cnes-0000001-000000000000.csv", "sem-cnes-000000000000.csv"]
     for name in (*names, "cnes-0000002-000000000000.csv"):
@@ -380,18 +385,34 @@ def test_quarantine_and_acknowledgements_that_no_pointer_names_go_and_those_name
     report = day.tidy()
     assert {kind: tally.objects for kind, tally in report.tallies.items()} == {"quarantine": 1, "acks": 1}
     assert keys(day, old) == []
-    assert len(keys(day, "quarantine/")) == 2
+    assert len(keys(day, "quarantine/")) == 4
     assert len(keys(day, "acks/")) == 3
 
-    day.work.put(f"v1/quarantine/day={DAY}/replay.json", b"{}")
     day.clock.forward(days=200)
-    report = day.tidy()
-    assert "quarantine" not in report.tallies
-    assert [kept.why.split(":")[0] for kept in report.kept] == ["a replay of it was cut off"]
-    day.work.delete(f"v1/quarantine/day={DAY}/replay.json")
     day.tidy()
     assert keys(day, "quarantine/") == []
     assert keys(day, "acks/") == []
+
+
+def test_a_replay_that_was_cut_off_keeps_its_quarantine_until_its_landing_is_gone(day: MemoryDay) -> None:
+    pointer, plan = (f"v1/quarantine/day={DAY}/{name}.json" for name in ("current", "replay"))
+    _put_pointer(day, f"v1/quarantine/day={DAY}/q-{'0' * 24}.parquet")
+    day.work.put(plan, b"{}")
+    _, inputs = day.inputs(A)
+    landing = day.context("run-1").prefix("extract") + "receipt.json"
+    day.work.put(landing, inputs.extract.to_json().encode())
+    day.clock.forward(days=200)
+    report = day.tidy(only=["quarantine"])
+    assert [kept.why.split(":")[0] for kept in report.kept] == ["a replay of it was cut off"]
+    assert keys(day, "/quarantine/") == [f"work:{pointer}", f"work:{plan}"]
+
+    day.work.delete(landing)
+    _put_pointer(day, f"v1/quarantine/day={DAY}/q-{'0' * 24}.parquet")
+    day.tidy(only=["quarantine"])
+    assert keys(day, "/quarantine/") == [f"work:{pointer}"]
+    day.clock.forward(days=200)
+    day.tidy(only=["quarantine"])
+    assert keys(day, "/quarantine/") == []
 
 
 def test_reports_go_after_a_year_and_the_index_of_all_days_with_them(day: MemoryDay) -> None:

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from imunizacao.errors import ConfigurationError, DayHeld
 
 pytestmark = pytest.mark.airflow
 
@@ -126,6 +129,40 @@ def test_days_are_made_again_only_when_a_person_unticks_the_box(dag_bag: Any) ->
     assert params.get_param("dry_run").schema["title"] == "Só listar"
 
 
+def test_days_that_ask_are_made_again_only_with_a_reason_and_the_name_of_who_gave_it(
+    dag_bag: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from imunizacao import replay, republish
+    from imunizacao_airflow import references, replays, tasks
+
+    def hand_over(*_: Any, **given: str) -> Any:
+        passed.append({name: given.get(name, "") for name in ("decide_publish", "decided_by")})
+        raise DayHeld("enough")
+
+    passed: list[dict[str, str]] = []
+    run = SimpleNamespace(run_id="manual__1", triggering_user_name="ana")
+    for module in (tasks, replays):
+        monkeypatch.setattr(module, "get_current_context", lambda: {"dag_run": run})
+    monkeypatch.setattr(replays, "open_services", lambda: None)
+    monkeypatch.setattr(republish, "remake", hand_over)
+    monkeypatch.setattr(replay, "replay_day", hand_over)
+    for why in ("", "Conferido com a secretaria."):
+        params = {"decide_publish": why, "reasons": [], "cnes": "newest", "dry_run": False}
+        for make in (
+            lambda params: references.remake(None, {"day": "2026-03-14", "cnes": "202603"}, params, "r"),
+            lambda params: replays.replay_one("2026-03-14", params),
+        ):
+            with pytest.raises(DayHeld):
+                make(params)
+    unanswered, answered = {"decide_publish": "", "decided_by": ""}, {"decide_publish": why, "decided_by": "ana"}
+    assert passed == [unanswered, unanswered, answered, answered]
+    for plan in (replays.days_to_replay, lambda params: references.find_days(None, params)):
+        with pytest.raises(ConfigurationError, match="CPF ou CNS"):
+            plan(params | {"decide_publish": "CPF 123.456.789-09 conferido"})
+    for name in ("imunizacao_reference_republish", "imunizacao_replay"):
+        assert dag_bag.dags[name].params["decide_publish"] == ""
+
+
 def test_a_day_is_withdrawn_only_when_a_person_unticks_the_box_and_says_why(dag_bag: Any) -> None:
     params = dag_bag.dags["imunizacao_withdrawal"].params
     assert {name: params.get_param(name).schema["title"] for name in params} == {
@@ -193,6 +230,7 @@ def test_a_replay_only_looks_unless_it_is_told_otherwise_and_shows_its_days(dag_
         "reasons": "Motivos",
         "cnes": "Competência do CNES",
         "dry_run": "Simular",
+        "decide_publish": "Publicar dias que pedem decisão",
     }
     assert dag.params.get_param("dry_run").value is True
     day = dag.get_task("replay_day")

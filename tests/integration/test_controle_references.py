@@ -14,11 +14,12 @@ import psycopg2
 import pytest
 
 from imunizacao import reference
-from imunizacao.controle import Connection, connect, migrate, newest_cnes
+from imunizacao.controle import Connection, connect, migrate, newest_cnes, stored_snapshots
 from imunizacao.errors import ConfigurationError, ContractViolation
 from imunizacao.paths import REFERENCE
-from imunizacao.reference import ReferenceSet, export_references, import_cnes, load_references
+from imunizacao.reference import ReferenceSet, affected_days, export_references, import_cnes, load_references
 from imunizacao.storage import ObjectStore, file_sha256
+from tests.support.memory_bucket import Clock, MemoryBucket
 from tests.unit.test_reference import cnes_zip, country, establishment
 
 pytestmark = pytest.mark.servers
@@ -106,6 +107,27 @@ def test_the_next_snapshot_tells_what_changed_and_the_old_one_stays(connection: 
         ("202602", 541),
         ("202603", 540),
     ]
+
+
+def test_a_corrected_file_of_the_same_month_is_compared_by_id(connection: Connection) -> None:
+    before = country()
+    after = [dict(line) for line in before]
+    after[0]["CO_UNIDADE"] = "350010" + after[0]["CO_CNES"]
+    for lines in (before, after):
+        assert import_cnes(cnes_zip(lines), connection).stored
+    new, old = stored_snapshots(connection, "cnes")
+    bucket = MemoryBucket("both", Clock())
+    with pytest.raises(ConfigurationError, match=rf"one snapshot.*202601 \(#{new.id}\), 202601 \(#{old.id}\)"):
+        affected_days(bucket, bucket, connection, earlier="202601", later="202601")
+    found = affected_days(bucket, bucket, connection, earlier=f"#{old.id}", later=f"#{new.id}")
+    assert (found.difference.moved, found.difference.total) == (1, 1)
+    assert (found.earlier, found.later, found.choice) == (f"202601 (#{old.id})", f"202601 (#{new.id})", "202601")
+    back = affected_days(bucket, bucket, connection, earlier="202601", later=f"#{old.id}")
+    assert back.choice == f"#{old.id}"
+    made = export_references(bucket, connection, cnes=back.choice)
+    assert (made.versions.cnes_sha256, made.versions.cnes_choice) == (old.sha256, back.choice)
+    with pytest.raises(ConfigurationError, match=r"No CNES snapshot is #99\. There are: 202601"):
+        affected_days(bucket, bucket, connection, earlier="#99", later="202601")
 
 
 def test_a_snapshot_that_shrank_is_refused_and_nothing_is_stored(connection: Connection) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,34 @@ def test_a_day_is_made_with_the_snapshot_in_force_on_it(own: Any, work: ObjectSt
         chosen("2025-12-31")
     with pytest.raises(ConfigurationError, match="needs a reference day"):
         export_references(work, own, cnes="of-the-day")
+
+
+def test_tables_that_were_imported_with_a_date_are_in_force_from_it_on(own: Any, work: ObjectStore) -> None:
+    def made(cnes: str, day: str) -> tuple[str, str]:
+        versions = export_references(work, own, cnes=cnes, day=ReferenceDay.parse(day)).versions
+        return versions.ibge_version, versions.pni_version
+
+    def dose(version: str, since: str) -> bytes:
+        concepts = [*concepts_of("dose"), {"code": "99", "display": f"Dose de {since}"}]
+        return json.dumps(code_system("BRDose", concepts, version=version)).encode()
+
+    import_cnes(cnes_zip(country(), competencia="202601"), own)
+    later = date(2026, 3, 1)
+    import_pni(dose("2", "março"), own, valid_from=later)
+    import_pni(dose("1", "fevereiro"), own, valid_from=date(2026, 2, 1))  # the older one comes last
+    import_ibge((IBGE + NEW).encode(), own, version="DTB 2026", valid_from=later)
+    assert made("of-the-day", "2026-01-31") == ("", ""), "the project's own"
+    assert made("of-the-day", "2026-02-28") == ("", "dose 1")
+    assert made("of-the-day", "2026-03-01") == ("DTB 2026", "dose 2")
+    assert made("newest", "2026-01-31") == ("DTB 2026", "dose 1"), "imported last"
+    import_pni(dose("undated", "sempre"), own)
+    assert made("of-the-day", "2026-01-31") == ("", "dose undated")
+    assert made("of-the-day", "2026-03-01") == ("DTB 2026", "dose 2"), "a dated one comes before an undated one"
+    assert import_pni(dose("2", "março"), own, valid_from=later)[0].stored is False
+    with pytest.raises(
+        ConfigurationError, match=r"PNI 2 \(#\d+\), in force from 2026-03-01, now it is said .* 2026-04-01"
+    ):
+        import_pni(dose("2", "março"), own, valid_from=date(2026, 4, 1))
 
 
 def test_without_a_database_the_files_of_the_project_have_a_month_of_the_day_too(work: ObjectStore) -> None:

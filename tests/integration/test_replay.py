@@ -19,7 +19,7 @@ from imunizacao import pipeline
 from imunizacao.cli import main
 from imunizacao.controle import connect, migrate, open_quarantine
 from imunizacao.models import RunContext
-from imunizacao.quarantine import QuarantineRow, raw_document, read_pointer, read_rows
+from imunizacao.quarantine import QuarantineRow, raw_document, read_pointer, read_published, read_rows
 from imunizacao.reference import import_cnes
 from imunizacao.reference_day import ReferenceDay, days_between
 from imunizacao.replay import ReplayedDay, days_with_quarantine, replay_day, summary
@@ -174,6 +174,7 @@ def test_a_newer_cnes_releases_exactly_the_doses_of_the_establishments_it_knows(
     assert bench.published_ids(DAY) == before | bench.chosen[DAY]
     assert not before & bench.chosen[DAY]
     assert {row.identity for row in bench.rows(DAY)} == {row.identity for row in quarantined} - bench.chosen[DAY]
+    assert read_published(bench.services.work, str(DAY)) == read_pointer(bench.services.work, str(DAY))
 
     released = len(bench.chosen[DAY])
     assert [row for row in bench.counts(DAY) if row[1] == "replayed"] == [

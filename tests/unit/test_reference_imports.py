@@ -14,6 +14,8 @@ import pytest
 from imunizacao.errors import ConfigurationError, ContractViolation
 from imunizacao.paths import REFERENCE
 from imunizacao.reference import guess_kind, import_cnes, import_ibge, import_pni, import_reference
+from imunizacao.reference import ibge as ibge_module
+from imunizacao.reference import pni as pni_module
 from imunizacao.reference.code_system import CODE_SYSTEMS, fill_rows, read_code_systems
 from imunizacao.reference.common import compare_rows, count_changes, read_table
 from imunizacao.reference.pni import pni_columns
@@ -192,6 +194,8 @@ def test_a_code_table_is_read_by_its_name_or_by_the_table_that_is_given() -> Non
         ("raca_cor", "01,Branca", "1,Branca", "zeros lost"),
         ("dose", "\n2,2ª", "\n1,2ª", "repeats co_dose_vacina 1"),
         ("dose", "\n2,2ª", "\n ,2ª", "blank or padded"),
+        ("dose", "\n2,2ª", '\n"2\n",2ª', "blank or padded"),
+        ("dose", "\n2,2ª", '\n"2\x002",2ª', "with a line break"),
     ],
 )
 def test_a_wrong_code_table_is_refused_also_by_force(name: str, old: str, new: str, message: str) -> None:
@@ -207,6 +211,31 @@ def test_a_code_table_that_lost_codes_needs_force() -> None:
         import_pni(nine, file_name="pni_dose.csv")
     assert import_pni(nine, file_name="pni_dose.csv", force=True)[0].rows == 73
     assert import_pni("".join(lines[:-8]).encode(), file_name="pni_dose.csv")[0].rows == 74
+
+
+@pytest.mark.parametrize("sign", ["\n", "\r\n", "\r", "\t", "\x0b", "\x85", "\u2028", "\x00"])
+def test_no_name_of_a_table_keeps_a_sign_that_breaks_a_line(
+    sign: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[str] = []
+    guard = pni_module.guard_pni
+
+    def look(table: str, rows: list[dict[str, str]], *others: Any, **more: Any) -> None:
+        kept.extend(value for row in rows for value in row.values())
+        guard(table, rows, *others, **more)
+
+    monkeypatch.setattr(pni_module, "guard_pni", look)
+    table = _pni("dose").replace("1ª Dose", f'"1ª{sign}Dose{sign}"', 1)
+    assert sign in table
+    import_pni(table.encode(), file_name="pni_dose.csv")
+    path = tmp_path / "system.json"
+    path.write_text(json.dumps(code_system("BRPais", [{"code": "1", "display": f"Costa{sign}Rica"}])), "utf-8")
+    import_pni(path, force=True)
+    assert {"1ª Dose", "Costa Rica"} <= set(kept)
+    municipios = tmp_path / "ibge_municipios.csv"
+    municipios.write_bytes(_ibge().replace(",São Paulo,35", f',"São{sign}Paulo",35', 1).encode())
+    kept += [row["no_municipio"] for row in ibge_module._read_municipios(municipios, municipios.name)]
+    assert not [value for value in kept if not value.isprintable()]
 
 
 # CodeSystems
@@ -258,6 +287,23 @@ def test_a_code_system_fills_every_column_of_its_table(name: str, tmp_path: Path
     assert [change for change in changes if change.change != "renamed"] == []
     # Double spaces of a display are one: the only difference to the tables, which keep what the CodeSystem of 2020 wrote.
     assert all(" ".join(str(change.before).split()) == change.after for change in changes)
+
+
+def test_the_origin_of_a_record_has_two_digits_in_either_generation_of_its_codes(tmp_path: Path) -> None:
+    """The guide of 2020 says 01 and 02, the national package 1.1.0 says 1 and 2; flatten makes both 01 and 02."""
+    path = tmp_path / "bundle.json"
+    systems = [
+        code_system("BRRegistroOrigem", [{"code": code, "display": "x"} for code in ("1", "02")]),
+        code_system("BRRacaCor", [{"code": "1", "display": "Branca"}]),
+    ]
+    path.write_text(json.dumps(systems[0]), encoding="utf-8")
+    (system,) = read_code_systems(path, path.name)
+    assert [row["code"] for row in system.rows] == ["01", "02"]
+    (found,) = import_pni(path)
+    assert found.rows == 2
+    path.write_text(json.dumps(systems[1]), encoding="utf-8")
+    with pytest.raises(ContractViolation, match="zeros lost"):
+        import_pni(path, force=True)
 
 
 def test_nested_and_inactive_concepts_and_groups_are_told_apart(tmp_path: Path) -> None:

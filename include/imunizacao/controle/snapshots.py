@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -30,6 +30,8 @@ class Snapshot:
     rows_active: int
     name: str = ""
     """Table of the PNI without `pni_`."""
+    valid_from: date | None = None
+    """Of IBGE and PNI: first reference day that it is in force on; None = any."""
     id: int = 0
     """0 until it is stored."""
     imported_at: datetime | None = None
@@ -78,7 +80,7 @@ _ROWS: Final[Mapping[Kind, tuple[str, str]]] = {
 }
 """Table and columns, in the order of the CSV files that snapshots are stored from and written to."""
 
-_COLUMNS = "id, kind, name, version, sha256, import_rules, origin, rows, rows_active, imported_at"
+_COLUMNS = "id, kind, name, version, sha256, import_rules, origin, rows, rows_active, valid_from, imported_at"
 
 _CNES_CHANGES = (
     "with earlier as (select * from controle.cnes_estabelecimento where snapshot_id = %s), "
@@ -111,9 +113,16 @@ def newest_cnes(connection: Connection, *, until: str = "999912", only: str = ""
         return _snapshot(cursor.fetchone())
 
 
-def newest_table(connection: Connection, kind: Kind, name: str = "") -> Snapshot | None:
-    """The snapshot of a small table (IBGE, one of the PNI) that was imported last; None = the project's own is in use."""
-    return next((snapshot for snapshot in stored_snapshots(connection, kind) if snapshot.name == name), None)
+def newest_table(connection: Connection, kind: Kind, name: str = "", *, day: date | None = None) -> Snapshot | None:
+    """The snapshot of a small table (IBGE, one of the PNI) that was imported last; None = the project's own is in use.
+
+    With `day` the one in force on it: of those that are, the latest `valid_from`, and only without a dated one an undated one.
+    """
+    known = [snapshot for snapshot in stored_snapshots(connection, kind) if snapshot.name == name]
+    if day is None:
+        return known[0] if known else None
+    since = [(snapshot.valid_from or date.min, snapshot.id, snapshot) for snapshot in known]
+    return max((found for found in since if found[0] <= day), default=(day, 0, None))[2]
 
 
 def stored_snapshots(connection: Connection, kind: Kind | Literal[""] = "") -> list[Snapshot]:
@@ -195,8 +204,8 @@ def cnes_changes(connection: Connection, *, earlier: int, later: int) -> Iterato
 
 def _insert(cursor: Any, snapshot: Snapshot) -> Snapshot | None:
     cursor.execute(
-        "insert into controle.reference_snapshot (kind, name, version, sha256, import_rules, origin, rows, rows_active) "
-        "values (%s, %s, %s, %s, %s, %s, %s, %s) on conflict (kind, name, sha256, import_rules) do nothing "
+        "insert into controle.reference_snapshot (kind, name, version, sha256, import_rules, origin, rows, rows_active, valid_from) "
+        "values (%s, %s, %s, %s, %s, %s, %s, %s, %s) on conflict (kind, name, sha256, import_rules) do nothing "
         f"returning {_COLUMNS}",
         (
             snapshot.kind,
@@ -207,6 +216,7 @@ def _insert(cursor: Any, snapshot: Snapshot) -> Snapshot | None:
             snapshot.origin,
             snapshot.rows,
             snapshot.rows_active,
+            snapshot.valid_from,
         ),
     )
     return _snapshot(cursor.fetchone())
@@ -215,7 +225,7 @@ def _insert(cursor: Any, snapshot: Snapshot) -> Snapshot | None:
 def _snapshot(row: Any) -> Snapshot | None:
     if row is None:
         return None
-    identity, kind, name, version, sha256, import_rules, origin, rows, rows_active, imported_at = row
+    identity, kind, name, version, sha256, import_rules, origin, rows, rows_active, valid_from, imported_at = row
     return Snapshot(
         id=identity,
         kind=kind,
@@ -226,6 +236,7 @@ def _snapshot(row: Any) -> Snapshot | None:
         origin=origin,
         rows=rows,
         rows_active=rows_active,
+        valid_from=valid_from,
         imported_at=imported_at,
     )
 

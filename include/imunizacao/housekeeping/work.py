@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
@@ -15,8 +15,10 @@ from imunizacao.errors import ContractViolation
 from imunizacao.housekeeping.place import Place
 from imunizacao.housekeeping.report import Kind, Removal, size_of
 from imunizacao.models import ExtractReceipt, LandingManifest
-from imunizacao.quarantine import pointer_key, read_pointer
+from imunizacao.pipeline import newest_landing_or_none
+from imunizacao.quarantine import pointer_key, published_key, read_pointer, read_published
 from imunizacao.quarantine.acks import index_key, read_index
+from imunizacao.reference_day import ReferenceDay
 from imunizacao.storage import ObjectInfo, ObjectMissing, read_object
 
 _DATE: Final = r"(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2})"
@@ -25,7 +27,9 @@ _FORMS: Final = {
         rf"v1/day={_DATE}/run=(?P<run>[A-Za-z0-9._-]+)/"
         r"(extract|flatten|validate|quarantine|acknowledge|split|publish|nominal|reconcile|outcomes)/[A-Za-z0-9._=/-]+"
     ),
-    "quarantine": re.compile(rf"v1/quarantine/day={_DATE}/(current\.json|replay\.json|q-[0-9a-f]{{24}}\.parquet)"),
+    "quarantine": re.compile(
+        rf"v1/quarantine/day={_DATE}/(current\.json|published\.json|replay\.json|q-[0-9a-f]{{24}}\.parquet)"
+    ),
     "acks": re.compile(rf"v1/acks/day={_DATE}/(index\.json|(cnes-[0-9]{{7}}|sem-cnes)-[0-9a-f]{{12}}\.csv)"),
     "docs": re.compile(rf"v1/docs/day={_DATE}/[A-Za-z0-9._=/-]+"),
     "places": re.compile(rf"v1/places/day={_DATE}/c-(?P<content>[0-9a-f]{{64}})\.parquet"),
@@ -161,13 +165,13 @@ def _run_removal(kind: Kind, day: str, name: str, infos: Sequence[ObjectInfo]) -
     return Removal(kind=kind, name=f"work:v1/day={day}/run={name}/", first=first, rest=rest, bytes=size_of(infos))
 
 
-def _removal(kind: Kind, name: str, infos: Sequence[ObjectInfo], *, first: str = "") -> Removal:
+def _removal(kind: Kind, name: str, infos: Sequence[ObjectInfo], *, first: Collection[str] = ()) -> Removal:
     keys = [info.key for info in infos]
     return Removal(
         kind=kind,
         name=name,
-        first=[key for key in keys if key == first],
-        rest=[key for key in keys if key != first],
+        first=[key for key in keys if key in first],
+        rest=[key for key in keys if key not in first],
         bytes=size_of(infos),
     )
 
@@ -176,17 +180,18 @@ def _removal(kind: Kind, name: str, infos: Sequence[ObjectInfo], *, first: str =
 
 
 def _quarantine(place: Place, day: str, infos: Sequence[ObjectInfo]) -> Iterator[Removal]:
+    """What no pointer names, then the rest. A replay that was cut off keeps all, as long as there is a landing to end it from."""
     prefix = f"v1/quarantine/day={day}/"
-    if any(info.key == prefix + "replay.json" for info in infos):
+    begun = any(info.key == prefix + "replay.json" for info in infos)
+    if begun and newest_landing_or_none(ReferenceDay.parse(day), place.work) is not None:
         raise ContractViolation("a replay of it was cut off: replay the day first (docs/runbook/quarantine.md)")
-    pointer = read_pointer(place.work, day)
-    named = "" if pointer is None else pointer.dataset.key
-    key = pointer_key(day)
-    pointers = [info for info in infos if info.key == key]
-    if pointers and place.is_old(infos, place.settings.quarantine_days):
-        yield _removal("quarantine", f"work:{prefix}", infos, first=key)
+    pointers = {pointer_key(day), published_key(day)}
+    found = [pointer for pointer in (read_pointer(place.work, day), read_published(place.work, day)) if pointer]
+    if found and place.is_old(infos, place.settings.quarantine_days):
+        yield _removal("quarantine", f"work:{prefix}", infos, first=pointers)
         return
-    unnamed = [info for info in infos if info.key not in {key, named} and place.is_orphaned([info])]
+    named = pointers | {pointer.dataset.key for pointer in found}
+    unnamed = [info for info in infos if info.key not in named and place.is_orphaned([info])]
     yield _removal("quarantine", f"work:{prefix} superseded", unnamed)
 
 
@@ -195,7 +200,7 @@ def _acks(place: Place, day: str, infos: Sequence[ObjectInfo]) -> Iterator[Remov
     index = read_index(place.work, day)
     named = {key} if index is None else {key, *(prefix + file.path for file in index.files)}
     if index is not None and place.is_old(infos, place.settings.quarantine_days):
-        yield _removal("acks", f"work:{prefix}", infos, first=key)
+        yield _removal("acks", f"work:{prefix}", infos, first={key})
         return
     unnamed = [info for info in infos if info.key not in named and place.is_orphaned([info])]
     yield _removal("acks", f"work:{prefix} superseded", unnamed)
@@ -205,7 +210,7 @@ def _docs(place: Place, day: str, infos: Sequence[ObjectInfo]) -> Iterator[Remov
     """The index of all days is made of the summaries: without one, the row of the day goes."""
     prefix = f"v1/docs/day={day}/"
     if place.is_old(infos, place.settings.docs_days):
-        yield _removal("docs", f"work:{prefix}", infos, first=f"{prefix}summary.json")
+        yield _removal("docs", f"work:{prefix}", infos, first={f"{prefix}summary.json"})
 
 
 def _places(place: Place, day: str, infos: Sequence[ObjectInfo]) -> Iterator[Removal]:

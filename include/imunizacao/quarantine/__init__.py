@@ -12,9 +12,12 @@ from imunizacao.quarantine.dataset import (
     QuarantineRow,
     documents_of,
     pointer_key,
+    publish_quarantine,
+    published_key,
     quarantine_day,
     raw_document,
     read_pointer,
+    read_published,
     read_rows,
 )
 from imunizacao.quarantine.reasons import Reason, load_reasons
@@ -31,8 +34,11 @@ __all__ = [
     "documents_of",
     "load_reasons",
     "pointer_key",
+    "publish_quarantine",
+    "published_key",
     "quarantine_day",
     "raw_document",
     "read_pointer",
+    "read_published",
     "read_rows",
 ]

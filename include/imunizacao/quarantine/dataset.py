@@ -1,6 +1,7 @@
 """The private dataset of a day: one row per dose in quarantine, with where it came from, why, under which rules, and the document.
 
-Parquet named by its content, and beside it `current.json`, which names the newest one. Only parts of the landing that have a
+Parquet named by its content, and beside it two pointers: `current.json` names the newest one, of held days and of makings that nobody
+published too, `published.json` the one of what readers see. Only parts of the landing that have a
 quarantined line are read, line by line; what has been written is no longer in memory.
 """
 
@@ -90,7 +91,7 @@ class QuarantineReceipt(Receipt):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuarantinePointer:
-    """`current.json`: the newest quarantine of a day. Counts and versions, no row."""
+    """The quarantine of one making of a day. Counts and versions, no row."""
 
     schema: str
     day: str
@@ -157,8 +158,13 @@ class QuarantineRow:
 
 
 def pointer_key(day: str) -> str:
-    """Key of the pointer of a day (`YYYY-MM-DD`) in the work bucket."""
+    """Key of the pointer to the newest quarantine of a day (`YYYY-MM-DD`) in the work bucket."""
     return f"v1/quarantine/day={day}/current.json"
+
+
+def published_key(day: str) -> str:
+    """Key of the pointer to the quarantine of what readers see of a day."""
+    return f"v1/quarantine/day={day}/published.json"
 
 
 def quarantine_day(
@@ -170,7 +176,7 @@ def quarantine_day(
     engine: EngineSettings,
     progress: Progress = no_progress,
 ) -> QuarantineReceipt:
-    """Write the dataset of the quarantine that `validate` found, held days too, and move the pointer of the day to it.
+    """Write the dataset of the quarantine that `validate` found, held days too, and move the pointer to the newest.
 
     Raises `ContractViolation` when a row names a line that the landing does not have, or one of another document. A valid
     receipt of the same inputs is returned as it is, after the pointer was looked at.
@@ -180,20 +186,11 @@ def quarantine_day(
             f"The receipt of flatten of {context.day} does not say which landing it read: it is of an older version. Clear `flatten` "
             "and run it again."
         )
-    mark = fingerprint(
-        STAGE,
-        context.code_version,
-        {
-            "quarantine": validate.quarantine.sha256,
-            "landing": flatten.landing.sha256,
-            "references": repr(flatten.references),
-            "suites": validate.suite_sha256,
-        },
-    )
+    mark = _mark(flatten.landing, flatten=flatten, validate=validate)
     prefix = context.prefix(STAGE)
     done = read_receipt(work, prefix, QuarantineReceipt, mark)
     if done is not None and work.info(done.dataset.key) is not None:
-        _move_pointer(work, context, done, flatten=flatten, validate=validate)
+        _move_pointer(work, context, done, flatten=flatten, validate=validate, key=pointer_key(str(context.day)))
         log_event("quarantine.reused", day=str(context.day), doses=done.dataset.rows)
         return done
     started = time.monotonic()
@@ -228,7 +225,7 @@ def quarantine_day(
             rejected=writer.rejected,
             parts_read=landing.parts_read,
         )
-        _move_pointer(work, context, receipt, flatten=flatten, validate=validate)
+        _move_pointer(work, context, receipt, flatten=flatten, validate=validate, key=pointer_key(str(context.day)))
         put_receipt(work, prefix, receipt)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -243,6 +240,31 @@ def quarantine_day(
         seconds=receipt.seconds,
     )
     return receipt
+
+
+def publish_quarantine(
+    context: RunContext, *, flatten: FlattenReceipt, validate: ValidateReceipt, work: ObjectStore
+) -> None:
+    """Name the quarantine of a making in the pointer to what readers see, after the head has moved to that making.
+
+    Raises `ContractViolation` when the run has left no quarantine of it.
+    """
+    done = None
+    if flatten.landing is not None:
+        mark = _mark(flatten.landing, flatten=flatten, validate=validate)
+        done = read_receipt(work, context.prefix(STAGE), QuarantineReceipt, mark)
+    if done is None:
+        raise ContractViolation(
+            f"{context.day} is published, and its run has left no quarantine of it: a replay would not see what readers lack. Clear "
+            f"`validate` and run it again; see {_RUNBOOK}."
+        )
+    _move_pointer(work, context, done, flatten=flatten, validate=validate, key=published_key(str(context.day)))
+
+
+def read_published(work: ObjectStore, day: str) -> QuarantinePointer | None:
+    """The quarantine of what readers see of a day; of a day that was never published the newest one."""
+    stored = work.get_or_none(published_key(day))
+    return read_pointer(work, day) if stored is None else _decode(stored.body, published_key(day))
 
 
 def read_pointer(work: ObjectStore, day: str) -> QuarantinePointer | None:
@@ -279,6 +301,19 @@ def raw_document(path: Path, line: tuple[int, int]) -> bytes:
     )
 
 
+def _mark(landing: ObjectRef, *, flatten: FlattenReceipt, validate: ValidateReceipt) -> str:
+    return fingerprint(
+        STAGE,
+        validate.code_version,
+        {
+            "quarantine": validate.quarantine.sha256,
+            "landing": landing.sha256,
+            "references": repr(flatten.references),
+            "suites": validate.suite_sha256,
+        },
+    )
+
+
 def _decode(body: bytes, key: str) -> QuarantinePointer:
     try:
         return msgspec.json.decode(body, type=QuarantinePointer)
@@ -295,8 +330,9 @@ def _move_pointer(
     *,
     flatten: FlattenReceipt,
     validate: ValidateReceipt,
+    key: str,
 ) -> None:
-    """Name the dataset in the pointer of the day, unless that names one of a newer landing."""
+    """Name the dataset in a pointer of the day, unless that names one of a newer landing."""
     pointer = QuarantinePointer(
         schema=SCHEMA,
         day=str(context.day),
@@ -311,7 +347,6 @@ def _move_pointer(
         rules_sha256=validate.suite_sha256,
         references=flatten.references,
     )
-    key = pointer_key(str(context.day))
 
     def decide(body: bytes | None) -> tuple[bytes | None, bool]:
         if body is not None and _decode(body, key).extracted_at > pointer.extracted_at:
@@ -319,7 +354,7 @@ def _move_pointer(
         return msgspec.json.encode(pointer), True
 
     if not swap(work, key, decide, cache_control="no-store"):
-        log_event("quarantine.superseded", day=str(context.day), run=context.run_id)
+        log_event("quarantine.superseded", day=str(context.day), run=context.run_id, pointer=key.rpartition("/")[2])
 
 
 def _verdicts(path: Path) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,9 @@
-"""Which CNES snapshot a day is made with: the newest, a month by name, or the one in force on the day."""
+"""Which CNES snapshot a day is made with: the newest, a month by name, one of them by `#id`, or the one in force on the day."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,17 +18,27 @@ NEWEST: Final = "newest"
 OF_THE_DAY: Final = "of-the-day"
 """The snapshot with the highest competência that is not after the month of the reference day."""
 
+_ID: Final = re.compile(r"#[0-9]+")
+"""Of a stored snapshot, as `reference list` shows it: a month that was imported twice, because it was corrected, has two."""
+
 
 def require_choice(cnes: str) -> None:
     """Refuse a choice that is none."""
-    if cnes not in (NEWEST, OF_THE_DAY) and not COMPETENCIA.fullmatch(cnes):
+    if cnes not in (NEWEST, OF_THE_DAY) and not COMPETENCIA.fullmatch(cnes) and not _ID.fullmatch(cnes):
         raise ConfigurationError(
-            f"CNES snapshot {cnes!r} is neither `newest` nor `of-the-day` nor a competência AAAAMM, for example 202602."
+            f"CNES snapshot {cnes!r} is neither `newest` nor `of-the-day` nor a competência AAAAMM, for example 202602, nor the #id of a "
+            "stored one (see: python -m imunizacao reference list)."
         )
 
 
 def stored_cnes(connection: Connection, cnes: str, day: ReferenceDay | None) -> Snapshot:
     """The snapshot of `controle` that a choice names; of two of the same month the one imported last."""
+    if _ID.fullmatch(cnes):
+        known = stored_snapshots(connection, "cnes")
+        found = next((snapshot for snapshot in known if f"#{snapshot.id}" == cnes), None)
+        if found is None:
+            raise ConfigurationError(f"No CNES snapshot is {cnes}. There are: {names_of(known)}.")
+        return found
     if cnes == OF_THE_DAY:
         month = _month(day)
         snapshot = newest_cnes(connection, until=month)
@@ -41,6 +53,16 @@ def stored_cnes(connection: Connection, cnes: str, day: ReferenceDay | None) -> 
             "BASE_DE_DADOS_CNES_AAAAMM.ZIP (for a demonstration the one in include/reference/cnes); see docs/runbook/cnes-import.md."
         )
     return snapshot
+
+
+def name_of(snapshot: Snapshot) -> str:
+    """Version and id: what tells two of one name apart."""
+    return f"{snapshot.version} (#{snapshot.id})"
+
+
+def names_of(snapshots: Sequence[Snapshot]) -> str:
+    """For messages: the first few."""
+    return some([name_of(snapshot) for snapshot in snapshots]) or "none"
 
 
 def shipped_cnes(cnes: str, day: ReferenceDay | None) -> Path:

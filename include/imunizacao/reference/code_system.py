@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from imunizacao.errors import ContractViolation
-from imunizacao.reference.common import Row, some
+from imunizacao.reference.common import Row, clean_text, some
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,8 @@ class Mapped:
     """Column; empty: not used."""
     properties: Mapping[str, str] = field(default_factory=dict)
     """Code of a property → column."""
+    width: int = 0
+    """Codes get zeros in front up to it, as flatten gives them to those of documents; 0: they stay as they are."""
 
 
 CODE_SYSTEMS: Final[Mapping[str, Mapped]] = {
@@ -44,7 +46,7 @@ CODE_SYSTEMS: Final[Mapping[str, Mapped]] = {
     "BRLocalAplicacao": Mapped(table="local_aplicacao", display="ds_local_aplicacao"),
     "BRViaAdministracao": Mapped(table="via_administracao", display="ds_via_administracao"),
     "BRCondicaoMaternal": Mapped(table="condicao_maternal", display="ds_condicao_maternal"),
-    "BRRegistroOrigem": Mapped(table="origem_registro", display="ds_origem_registro"),
+    "BRRegistroOrigem": Mapped(table="origem_registro", display="ds_origem_registro", width=2),
     "BRPais": Mapped(table="pais", display="no_pais"),
     "BRRacaCor": Mapped(table="raca_cor", display="no_raca_cor_paciente"),
     "BREtniaIndigena": Mapped(table="etnia_indigena", display="no_etnia_indigena_paciente"),
@@ -155,7 +157,7 @@ def _read(system: Mapping[str, Any], mapped: Mapped, name: str) -> CodeSystem:
             raise ContractViolation(
                 f"CodeSystem {system.get('name')} of {name} has a concept without code. Nothing was stored."
             )
-        row = {"code": code, _ACTIVE: "S"}
+        row = {"code": code.zfill(mapped.width) if code.isdecimal() else code, _ACTIVE: "S"}
         if isinstance(display, str):
             row[mapped.display] = display
         if mapped.definition and isinstance(concept.get("definition"), str):
@@ -166,7 +168,9 @@ def _read(system: Mapping[str, Any], mapped: Mapped, name: str) -> CodeSystem:
                 row[_ACTIVE] = "N"
             elif (column := mapped.properties.get(str(item.get("code")))) and isinstance(value, str):
                 row[column] = value
-        rows.append({column: " ".join(text.split()) if column != "code" else text for column, text in row.items()})
+        rows.append(
+            {column: " ".join(clean_text(text).split()) if column != "code" else text for column, text in row.items()}
+        )
     return CodeSystem(table=mapped.table, version=str(system.get("version") or ""), mapped=mapped, rows=rows)
 
 

@@ -13,6 +13,7 @@ from imunizacao.controle import Difference, connect, migrate
 from imunizacao.reference.cnes import CnesImport
 from imunizacao.reference.importing import Imported, import_reference
 from imunizacao.reference.versions import compare_versions, list_versions
+from imunizacao.reference_day import ReferenceDay
 from imunizacao.settings import require_controle_dsn
 
 KINDS = ("cnes", "ibge", "pni")
@@ -36,6 +37,12 @@ def add_reference(
     load.add_argument("--competencia", default="", help="AAAAMM, where the CNES file does not say it")
     load.add_argument("--table", default="", help="PNI table, where the file does not say it (for example dose)")
     load.add_argument("--version", default="", dest="label", help="what to call this version (IBGE and PNI)")
+    load.add_argument(
+        "--valid-from",
+        default="",
+        metavar="DAY",
+        help="first reference day that --cnes of-the-day takes it for (IBGE and PNI)",
+    )
     load.add_argument(
         "--force", action="store_true", help="accept what a guard refuses: you know that the file is right"
     )
@@ -88,6 +95,7 @@ def _import(options: argparse.Namespace, env: Mapping[str, str], out: TextIO, te
             competencia=options.competencia,
             table=options.table,
             version=options.label,
+            valid_from=ReferenceDay.parse(options.valid_from).value if options.valid_from else None,
         ):
             print(describe_import(found), file=out)
     return 0
@@ -98,14 +106,14 @@ def _list(options: argparse.Namespace, env: Mapping[str, str], out: TextIO, term
         migrate(connection)
         snapshots = list_versions(connection, options.kind)
     print(
-        f"{'kind':<5} {'table':<22} {'version':<16} {'rows':>8} {'active':>8}  {'imported (UTC)':<16} {'sha256':<12}  origin",
+        f"{'kind':<5} {'table':<22} {'version':<16} {'rows':>8} {'active':>8}  {'in force from':<13} {'imported (UTC)':<16} {'sha256':<12}  origin",
         file=out,
     )
     for snapshot in snapshots:
         at = f"{snapshot.imported_at.astimezone(UTC):%Y-%m-%d %H:%M}" if snapshot.imported_at else ""
         print(
             f"{snapshot.kind:<5} {snapshot.name:<22} {snapshot.version:<16} {snapshot.rows:>8} {snapshot.rows_active:>8}  "
-            f"{at:<16} {snapshot.sha256[:12]}  {snapshot.origin} (#{snapshot.id})",
+            f"{snapshot.valid_from or '':<13} {at:<16} {snapshot.sha256[:12]}  {snapshot.origin} (#{snapshot.id})",
             file=out,
         )
     if not snapshots:

@@ -5,22 +5,27 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import re
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
-from imunizacao.controle import Change, Difference
+from imunizacao.controle import Change, Difference, Snapshot
 from imunizacao.errors import ConfigurationError, ContractViolation
 from imunizacao.settings import EngineSettings
 from imunizacao.storage import file_sha256
 
 Row = dict[str, str]
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+"""As in the macro `texto`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +51,16 @@ class TableImport:
     def to_json(self) -> str:
         """Text for logs and XCom: counts only."""
         return msgspec.json.encode(self).decode()
+
+
+def require_same_validity(stored: Snapshot, valid_from: date | None) -> None:
+    """Refuse to find a file that was imported before with another date than is given now: a snapshot never changes."""
+    if valid_from is not None and stored.valid_from != valid_from:
+        before = f"in force from {stored.valid_from}" if stored.valid_from else "without a date"
+        raise ConfigurationError(
+            f"{stored.origin} was imported before as {stored.kind.upper()} {stored.version} (#{stored.id}), {before}, now it is said to be "
+            f"in force from {valid_from}. Nothing was stored. Delete that snapshot first; see docs/runbook/reference-import.md."
+        )
 
 
 @contextmanager
@@ -104,6 +119,14 @@ def read_given_table(path: Path, name: str) -> list[Row]:
             text = content.decode("latin-1")
     first = text.split("\n", 1)[0]
     return _rows(text, ";" if first.count(";") > first.count(",") else ",", name)
+
+
+def clean_text(text: str) -> str:
+    """A text as flatten cleans those of documents: control characters and line breaks are a blank, outer blanks go.
+
+    A line break in a name would reach every file, where one line is one row.
+    """
+    return _CONTROL.sub(" ", text).strip()
 
 
 def _rows(text: str, delimiter: str, name: str) -> list[Row]:

@@ -15,7 +15,7 @@ from imunizacao.errors import ContractViolation, StorageUnavailable
 from imunizacao.events import log_event
 from imunizacao.models import ObjectRef, ReferenceVersions
 from imunizacao.paths import SQL
-from imunizacao.reference.choice import NEWEST, competencia_of, require_choice, shipped_cnes, stored_cnes
+from imunizacao.reference.choice import NEWEST, OF_THE_DAY, competencia_of, require_choice, shipped_cnes, stored_cnes
 from imunizacao.reference.cnes import guard_cnes, import_rules, read_cnes
 from imunizacao.reference.common import content_id, files_sha256, scratch
 from imunizacao.reference.ibge import IbgeTables, ibge_in_use, require_ibge
@@ -64,14 +64,15 @@ def export_references(
     """Put the reference tables of a run into the work bucket, or find them there, and tell where they are.
 
     With a connection the tables are the stored snapshots: of the CNES the one that `cnes` names (`newest`, a competência, or
-    `of-the-day`: the one in force on `day`), of the IBGE and of each PNI table the one imported last, and the project's own where
-    none is stored. Without a connection the CNES is read from `source`, by default a file in `include/reference/cnes`. Keys
+    `of-the-day`: the one in force on `day`), of the IBGE and of each PNI table the one imported last (`of-the-day`: in force
+    on `day`), and the project's own where none is. Without a connection the CNES is read from `source`, by default a file in `include/reference/cnes`. Keys
     name the content and objects are only ever created: an export that is there is used as it is, and two runs at once agree. A
     competência that is not to be had is a `ConfigurationError`; tables that are not whole are a `ContractViolation`.
     """
     require_choice(cnes)
     with scratch(engine) as (settings, folder):
-        ibge, pni = ibge_in_use(connection, folder), pni_in_use(connection, folder)
+        in_force = day.value if day is not None and cnes == OF_THE_DAY else None
+        ibge, pni = ibge_in_use(connection, folder, day=in_force), pni_in_use(connection, folder, day=in_force)
         rules, form = import_rules(ibge), _export_rules()
         if connection is not None:
             snapshot = stored_cnes(connection, cnes, day)

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ from imunizacao.paths import REFERENCE
 from imunizacao.reference.common import (
     Row,
     TableImport,
+    clean_text,
     compare_rows,
     count_changes,
     files_sha256,
@@ -25,6 +27,7 @@ from imunizacao.reference.common import (
     read_given_table,
     read_stored,
     read_table,
+    require_same_validity,
     scratch,
     some,
     write_table,
@@ -39,7 +42,7 @@ IBGE_COLUMNS: Final = ("co_ibge_7", "co_ibge_6", "no_municipio", "co_uf", "sg_uf
 _UF_COLUMNS: Final = ("co_uf", "sg_uf", "no_uf", "no_regiao")
 _MOST_NEW: Final = 10
 """Municipalities that one table may add: since 2013 the country gained one."""
-_RULES: Final = hashlib.sha256(b"ibge/1").hexdigest()
+_RULES: Final = hashlib.sha256(b"ibge/2").hexdigest()
 """Changes when the same file would be read as other rows."""
 
 
@@ -98,9 +101,9 @@ class IbgeTables:
     """Of the stored snapshot; empty for the project's own tables."""
 
 
-def ibge_in_use(connection: Connection | None, folder: Path) -> IbgeTables:
-    """The snapshot that was imported last, written into `folder`, or the project's own tables where none is stored."""
-    stored = newest_table(connection, "ibge") if connection is not None else None
+def ibge_in_use(connection: Connection | None, folder: Path, *, day: date | None = None) -> IbgeTables:
+    """The snapshot that was imported last (with `day`: the one in force on it), written into `folder`, or the project's own tables where none is stored."""
+    stored = newest_table(connection, "ibge", day=day) if connection is not None else None
     if connection is None or stored is None:
         municipios, ufs = ibge_files()
         return IbgeTables(municipios=municipios, ufs=ufs, sha256=files_sha256([municipios, ufs]), version="")
@@ -125,6 +128,7 @@ def import_ibge(
     *,
     force: bool = False,
     version: str = "",
+    valid_from: date | None = None,
     file_name: str = "",
     engine: EngineSettings | None = None,
 ) -> TableImport:
@@ -133,7 +137,7 @@ def import_ibge(
     Without a connection the file is only checked. Codes that are malformed, repeated or of another UF than their row says are a
     `ContractViolation`, and so are, unless `force`d: check digits that break the rule in other codes than the nine known ones,
     and UFs with fewer municipalities, or the country with more than ten more, than the table in use. A file that was imported
-    before is found, not stored again. CNES snapshots keep the places that they were read with: import the CNES file again when
+    before is found, not stored again. `valid_from` is the first reference day that `of-the-day` takes it for. CNES snapshots keep the places that they were read with: import the CNES file again when
     a municipality is new.
     """
     with scratch(engine) as (_, folder):
@@ -152,12 +156,14 @@ def import_ibge(
             origin=name,
             rows=len(rows),
             rows_active=len(rows),
+            valid_from=valid_from,
         )
         stored = False
         if connection is not None:
             lines = folder / "ibge_rows.csv"
             write_table(lines, IBGE_COLUMNS, ([row[column] for column in IBGE_COLUMNS] for row in rows), header=False)
             snapshot, stored = store_snapshot(connection, snapshot, lines)
+            require_same_validity(snapshot, valid_from)
     log_event("reference.ibge_imported", version=snapshot.version, sha256=sha256[:12], rows=len(rows), stored=stored)
     return TableImport(
         kind="ibge",
@@ -217,7 +223,7 @@ def _read_municipios(path: Path, name: str) -> list[Row]:
             f"IBGE table {name} lacks {', '.join(missing)}. Nothing was stored. Expected: the columns of "
             "include/reference/ibge/ibge_municipios.csv, names in the first line."
         )
-    return [{column: row[column].strip() for column in IBGE_COLUMNS} for row in rows]
+    return [{column: clean_text(row[column]) for column in IBGE_COLUMNS} for row in rows]
 
 
 def _sound(row: Row, ufs: Mapping[str, str]) -> bool:

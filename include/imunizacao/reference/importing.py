@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from datetime import date
 from pathlib import Path
 
 from imunizacao.controle import Connection, Kind
@@ -26,22 +27,44 @@ def import_reference(
     competencia: str = "",
     table: str = "",
     version: str = "",
+    valid_from: date | None = None,
     file_name: str = "",
     engine: EngineSettings | None = None,
 ) -> list[Imported]:
     """Import a file of any kind; see `import_cnes`, `import_ibge` and `import_pni` for what each refuses.
 
-    `competencia` is for the CNES, `table` for the PNI, `version` for IBGE and PNI.
+    `competencia` is for the CNES, `table` for the PNI, `version` and `valid_from` for IBGE and PNI.
     """
     kind = kind or guess_kind(source, file_name)
+    if kind == "cnes" and valid_from is not None:
+        raise ConfigurationError("A CNES file is in force from its competência on: give --competencia, no other date.")
     if kind == "cnes":
         return [
             import_cnes(source, connection, force=force, competencia=competencia, file_name=file_name, engine=engine)
         ]
     if kind == "ibge":
-        return [import_ibge(source, connection, force=force, version=version, file_name=file_name, engine=engine)]
+        return [
+            import_ibge(
+                source,
+                connection,
+                force=force,
+                version=version,
+                valid_from=valid_from,
+                file_name=file_name,
+                engine=engine,
+            )
+        ]
     return list(
-        import_pni(source, connection, force=force, table=table, version=version, file_name=file_name, engine=engine)
+        import_pni(
+            source,
+            connection,
+            force=force,
+            table=table,
+            version=version,
+            valid_from=valid_from,
+            file_name=file_name,
+            engine=engine,
+        )
     )
 
 

@@ -16,11 +16,11 @@ from typing import Final
 
 import msgspec
 
-from imunizacao.controle import Connection, Difference, cnes_changes, compare_cnes
+from imunizacao.controle import Connection, Difference, cnes_changes, compare_cnes, stored_snapshots
 from imunizacao.errors import ConfigurationError
 from imunizacao.events import log_event
 from imunizacao.manifests import CATALOG_KEY, Catalog, Month, decode, month_key
-from imunizacao.reference.choice import stored_cnes
+from imunizacao.reference.choice import name_of, names_of, stored_cnes
 from imunizacao.reference.common import scratch, write_table
 from imunizacao.settings import EngineSettings
 from imunizacao.sql import Engine, open_engine
@@ -50,8 +50,10 @@ class Affected:
     """Published days that have doses at establishments which differ between two CNES snapshots."""
 
     earlier: str
-    """Competência."""
+    """Competência; of two imports of one month with the `#id` of each."""
     later: str
+    choice: str
+    """What makes a day with the later one: its competência, or its `#id` where that is another import of the month."""
     difference: Difference
     """Of the whole country."""
     days: list[AffectedDay]
@@ -95,10 +97,10 @@ def affected_days(
     changes: Sequence[str] = MOVING,
     engine: EngineSettings | None = None,
 ) -> Affected:
-    """List the published days, from `first` to `last`, that CNES `later` would change against `earlier` (competências).
+    """List the published days, from `first` to `last`, that CNES `later` would change against `earlier` (competências, or the `#id` of each).
 
     A day is affected when it has doses at an establishment that differs between the two snapshots and whose place in `later` is
-    not the one that the day is published with; a day that was made again with `later` is not affected any more. Reads the month
+    not the one that the day is published with; a day that was made again with `later` is not affected any more. Two names of one snapshot are a `ConfigurationError`. Reads the month
     indexes and one small object per day.
     """
     unknown = sorted(set(changes) - set(CHANGES))
@@ -107,6 +109,12 @@ def affected_days(
             f"{', '.join(unknown) or 'No change'} cannot be looked for. Known are: {', '.join(CHANGES)}."
         )
     old, new = stored_cnes(connection, earlier, None), stored_cnes(connection, later, None)
+    imports = [found for found in stored_snapshots(connection, "cnes") if found.version == new.version]
+    if old.id == new.id:
+        raise ConfigurationError(
+            f"CNES {earlier} and {later} are one snapshot, {name_of(new)}: there is nothing to compare. Of {new.version} there are: "
+            f"{names_of(imports)}. Name two of them by #id, or import the other file first."
+        )
     difference = compare_cnes(connection, earlier=old.id, later=new.id)
     contents = published_contents(public, first=first, last=last)
     with scratch(engine) as (settings, folder):
@@ -141,8 +149,9 @@ def affected_days(
     ]
     log_event("reference.affected", earlier=old.version, later=new.version, checked=len(contents), days=len(days))
     return Affected(
-        earlier=old.version,
-        later=new.version,
+        earlier=name_of(old) if old.version == new.version else old.version,
+        later=name_of(new) if old.version == new.version else new.version,
+        choice=new.version if new.id == imports[0].id else f"#{new.id}",
         difference=difference,
         days=days,
         checked=len(contents),

@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,7 @@ from imunizacao.reference.code_system import CODE_SYSTEMS, fill_rows, looks_like
 from imunizacao.reference.common import (
     Row,
     TableImport,
+    clean_text,
     compare_rows,
     count_changes,
     files_sha256,
@@ -27,6 +29,7 @@ from imunizacao.reference.common import (
     read_given_table,
     read_stored,
     read_table,
+    require_same_validity,
     scratch,
     some,
     write_table,
@@ -45,7 +48,7 @@ PNI_CODE_WIDTHS: Final[Mapping[str, frozenset[int]]] = {
 
 SHRINK_LIMIT: Final = 0.1
 """Share of codes that a table may lose against the one in use."""
-_RULES: Final = hashlib.sha256(repr(("pni/1", CODE_SYSTEMS)).encode()).hexdigest()
+_RULES: Final = hashlib.sha256(repr(("pni/2", CODE_SYSTEMS)).encode()).hexdigest()
 """Changes when the same file would be read as other rows."""
 
 
@@ -70,11 +73,11 @@ def _faults(table: str, label: str, rows: Sequence[Row]) -> list[str]:
     faults = []
     key = next(iter(rows[0]))
     codes = [row[key] for row in rows]
-    blank = [code for code in codes if not code or code != code.strip()]
+    blank = [code for code in codes if not code or code != clean_text(code)]
     repeated = [code for code, count in Counter(codes).items() if count > 1]
     widths = PNI_CODE_WIDTHS.get(table)
     if blank:
-        faults.append(f"{label} has {len(blank)} blank or padded {key}")
+        faults.append(f"{label} has {len(blank)} blank or padded {key}, or with a line break")
     if repeated:
         faults.append(f"{label} repeats {key} {some(repeated)}")
     if widths and (short := [code for code in codes if len(code) not in widths]):
@@ -103,10 +106,10 @@ class PniTables:
     """Tables that are not the project's own, with their versions; empty when all are."""
 
 
-def pni_in_use(connection: Connection | None, folder: Path) -> PniTables:
-    """Of each table the snapshot that was imported last, written into `folder`, or the project's own where none is stored."""
+def pni_in_use(connection: Connection | None, folder: Path, *, day: date | None = None) -> PniTables:
+    """Of each table the snapshot that was imported last (with `day`: the one in force on it), written into `folder`, or the project's own where none is stored."""
     files = {pni_name(path): path for path in pni_files()}
-    stored = {name: found for name in files if (found := _newest(connection, name)) is not None}
+    stored = {name: found for name in files if (found := _newest(connection, name, day)) is not None}
     if connection is None or not stored:
         return PniTables(files=files, sha256=files_sha256(list(files.values())), version="")
     own = {name: file_sha256(path) for name, path in files.items()}
@@ -147,6 +150,7 @@ def import_pni(
     force: bool = False,
     table: str = "",
     version: str = "",
+    valid_from: date | None = None,
     file_name: str = "",
     engine: EngineSettings | None = None,
 ) -> list[TableImport]:
@@ -155,7 +159,8 @@ def import_pni(
     The file is a CSV with the columns of a table in `include/reference/pni` (named like it, or `table` says which), or JSON: a
     FHIR R4 CodeSystem, or a Bundle of them. Without a connection it is only checked. Blank, repeated or padded codes, and codes
     that lost their zeros, are a `ContractViolation`, and so is, unless `force`d, a table that lost more than a tenth of its
-    codes. A table that was imported before from this file is found, not stored again.
+    codes. A table that was imported before from this file is found, not stored again. `valid_from` is the first reference day that
+    `of-the-day` takes it for.
     """
     with scratch(engine) as (_, folder):
         path, name = local_file(source, file_name, folder)
@@ -185,6 +190,7 @@ def import_pni(
                     origin=name,
                     rows=len(rows),
                     rows_active=sum(row.get("st_ativo") != "N" for row in rows),
+                    valid_from=valid_from,
                 ),
                 rows,
                 before[chosen],
@@ -216,13 +222,14 @@ def guard_pni(table: str, rows: Sequence[Row], before: Mapping[str, Row], name: 
 def _store(
     connection: Connection | None, snapshot: Snapshot, rows: Sequence[Row], before: Mapping[str, Row], folder: Path
 ) -> TableImport:
-    columns, stored = pni_columns(snapshot.name), False
+    columns, stored, valid_from = pni_columns(snapshot.name), False, snapshot.valid_from
     changes = compare_rows(before, {row[columns[0]]: row for row in rows}, label=columns[1])
     earlier = _newest(connection, snapshot.name)
     if connection is not None:
         lines = folder / f"pni_{snapshot.name}_rows.csv"
         write_table(lines, (), ([row[columns[0]], msgspec.json.encode(row).decode()] for row in rows), header=False)
         snapshot, stored = store_snapshot(connection, snapshot, lines)
+        require_same_validity(snapshot, valid_from)
     log_event(
         "reference.pni_imported",
         table=snapshot.name,
@@ -245,8 +252,8 @@ def _store(
     )
 
 
-def _newest(connection: Connection | None, name: str) -> Snapshot | None:
-    return newest_table(connection, "pni", name) if connection is not None else None
+def _newest(connection: Connection | None, name: str, day: date | None = None) -> Snapshot | None:
+    return newest_table(connection, "pni", name, day=day) if connection is not None else None
 
 
 def _own(name: str) -> Path:
@@ -265,7 +272,8 @@ def _read_csv(path: Path, name: str, table: str) -> list[Row]:
             f"PNI table {table} of {name} has the columns {', '.join(rows[0]) if rows else '(none)'}, expected "
             f"{', '.join(columns)}. Nothing was stored."
         )
-    return [{column: row[column] for column in columns} for row in rows]
+    key = columns[0]
+    return [{column: row[column] if column == key else clean_text(row[column]) for column in columns} for row in rows]
 
 
 def _require_known(table: str, name: str, known: Mapping[str, object]) -> None:

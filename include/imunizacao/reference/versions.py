@@ -18,7 +18,8 @@ from imunizacao.controle import (
 )
 from imunizacao.errors import ConfigurationError
 from imunizacao.paths import REFERENCE
-from imunizacao.reference.common import Row, compare_rows, count_changes, read_table, scratch, some
+from imunizacao.reference.choice import names_of
+from imunizacao.reference.common import Row, compare_rows, count_changes, read_table, scratch
 from imunizacao.reference.ibge import read_ibge_snapshot
 from imunizacao.reference.pni import pni_columns, pni_files, pni_name, read_pni_snapshot
 
@@ -87,9 +88,8 @@ def _find(known: list[Snapshot], name: str, kind: Kind) -> Snapshot | None:
     for snapshot in known:
         if name in (snapshot.version, f"#{snapshot.id}"):
             return snapshot
-    there = some([f"{snapshot.version} (#{snapshot.id})" for snapshot in known]) or "none"
     raise ConfigurationError(
-        f"No snapshot of {kind} is called {name}. There are: {there}. See: python -m imunizacao reference list."
+        f"No snapshot of {kind} is called {name}. There are: {names_of(known)}. See: python -m imunizacao reference list."
     )
 
 

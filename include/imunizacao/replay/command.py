@@ -80,7 +80,7 @@ def add_quarantine(commands: argparse._SubParsersAction[argparse.ArgumentParser]
 
     again = actions.add_parser("replay", help="judge quarantined documents by the rules and references of today")
     _add_range(again, required=True)
-    again.add_argument("--cnes", default="newest", help="AAAAMM of an imported CNES snapshot (default: newest)")
+    again.add_argument("--cnes", default="newest", help="AAAAMM or #id of an imported CNES snapshot (default: newest)")
     what = again.add_mutually_exclusive_group()
     what.add_argument("--dry-run", action="store_true", help="only tell what would be released (this is the default)")
     what.add_argument("--publish", action="store_true", help="make the days again and publish those that change")

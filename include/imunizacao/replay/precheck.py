@@ -62,7 +62,7 @@ def precheck_day(
         ]
         same = (pointer.references, pointer.rules_sha256, pointer.code_version) == (
             references.versions,
-            rules_version(),
+            rules_version(services.settings.expectations),
             context.code_version,
         )
         if same or not wanted:
@@ -142,5 +142,5 @@ def _passing(
         if not counts["candidates"]:
             return []
         dose = folder / "dose.parquet"
-        mark_bad_doses(duck, dose=dose, day=context.day, table=_BAD, folder=folder)
+        mark_bad_doses(duck, dose=dose, day=context.day, table=_BAD, folder=folder, expectations=settings.expectations)
         return [(int(part), int(line), int(nth)) for part, line, nth in duck.rows("replay/10_released", dose=str(dose))]

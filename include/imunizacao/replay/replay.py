@@ -27,6 +27,7 @@ from imunizacao.quarantine import (
     load_reasons,
     pointer_key,
     read_pointer,
+    read_published,
     read_rows,
 )
 from imunizacao.reference_day import ReferenceDay
@@ -44,8 +45,9 @@ class ReplayedDay:
     day: str
     state: str
     """`no-quarantine`: no run has written one. `withdrawn`: left alone. `nothing`: no dose would be released. `would-release`: dry
-    run. `pending`: dry run, and a replay was cut off that the next real one brings to its end. `replayed`: a new revision.
-    `unchanged`: made again, same content. `superseded`: a newer extract is published."""
+    run. `no-landing`: dry run, and the day cannot be made again from here. `pending`: dry run, and a replay was cut off that the next
+    real one brings to its end. `replayed`: a new revision. `unchanged`: made again, same content. `superseded`: a newer extract is
+    published."""
     considered: int = 0
     """In quarantine before, of the reasons asked for."""
     released: int = 0
@@ -109,14 +111,15 @@ def replay_day(
     decide_publish: str = "",
     decided_by: str = "",
 ) -> ReplayedDay:
-    """Judge the quarantine of a day again and, where a dose would be released, make the whole day again from its landing.
+    """Judge the quarantine of what readers see of a day again and, where a dose would be released, make the whole day again from its landing.
 
     With `reasons` only doses with one of them can bring the day to be made again; all of its documents are then judged. Other
     content is a new revision with the reason `quarantine-replay`, the same is none. A dry run looks and changes nothing that readers
-    see. Errors of the stages go on: the day can be tried again, and is resumed. `decide_publish` as in `pipeline.run_day`.
+    see. Errors of the stages go on: the day can be tried again, and is resumed. A day whose landing is gone is a `ConfigurationError`
+    before anything is begun. `decide_publish` as in `pipeline.run_day`.
     """
     day = str(context.day)
-    pointer = read_pointer(services.work, day)
+    pointer = read_published(services.work, day)
     if pointer is None:
         return ReplayedDay(day=day, state="no-quarantine")
     if _is_withdrawn(services, day):
@@ -124,13 +127,17 @@ def replay_day(
     plan = _read_plan(services.work, day)
     resumed = plan is not None
     if resumed and dry_run:
-        return ReplayedDay(day=day, state="pending", considered=pointer.doses, still=pointer.doses)
+        state = "pending" if _has_landing(services, context.day) else "no-landing"
+        return ReplayedDay(day=day, state=state, considered=pointer.doses, still=pointer.doses)
     if plan is None:
         references = pipeline.resolve_day(context, services, cnes=cnes)
         look = precheck_day(context, services, pointer, references=references, reasons=reasons)
         log_event("replay.looked", day=day, considered=look.considered, released=len(look.released), dry_run=dry_run)
+        if dry_run and look.released and not _has_landing(services, context.day):
+            return ReplayedDay(day=day, state="no-landing", considered=look.considered, still=look.considered)
         if dry_run or not look.released:
             return _looked(day, look)
+        pipeline.newest_landing(context.day, services.work)  # or refused: a plan could never be brought to its end
         plan = _begin(services.work, day, _Plan(run_id=context.run_id, previous=pointer))
     made = RunContext.create(day=context.day, run_id=plan.run_id, code_version=context.code_version)
     result = pipeline.remake_day(
@@ -150,6 +157,8 @@ def summary(days: Sequence[ReplayedDay], *, dry_run: bool) -> str:
         parts.append(
             f"{released} doses seriam liberadas em {len(there)} {'dia' if len(there) == 1 else 'dias'} (simulação)"
         )
+        if gone := sum(day.state == "no-landing" for day in days):
+            parts.append(f"{gone} sem landing, só com o espelho")
         return " · ".join(parts)
     parts.append(f"{released} {'dose liberada' if released == 1 else 'doses liberadas'}")
     parts += [f"{day.day} rev {day.revision} (+{day.released})" for day in days if day.state == "replayed"]
@@ -173,7 +182,7 @@ def _finish(
 ) -> ReplayedDay:
     day = str(context.day)
     published = result.published
-    now = read_pointer(services.work, day)
+    now = read_published(services.work, day)
     if now is None:
         raise ContractViolation(f"{pointer_key(day)} vanished while {day} was made again. Run the replay again.")
     released = _released(plan.previous, now, services)
@@ -230,6 +239,10 @@ def _by_uf(rows: Sequence[QuarantineRow]) -> Mapping[str, Mapping[str, int]]:
         for reason in row.ds_motivos:
             counts[reason] = counts.get(reason, 0) + 1
     return found
+
+
+def _has_landing(services: Services, day: ReferenceDay) -> bool:
+    return pipeline.newest_landing_or_none(day, services.work) is not None
 
 
 def _is_withdrawn(services: Services, day: str) -> bool:

@@ -7,7 +7,6 @@ import warnings
 from pathlib import Path
 from typing import Final
 
-from imunizacao import paths
 from imunizacao.reference_day import ReferenceDay
 from imunizacao.sql import Engine
 from imunizacao.sql.compile import bad_rows_table, view_on_parquet
@@ -16,15 +15,15 @@ from imunizacao.validate.suites import ROW_SUITE, TABLES, load_suites
 _KEY: Final = ("nu_parte", "nu_linha", "nu_dose")
 
 
-def rules_version(expectations: Path = paths.EXPECTATIONS) -> str:
-    """Identity of the rules of today, as receipts name it."""
+def rules_version(expectations: Path) -> str:
+    """Identity of the rules in a folder, as receipts name it."""
     return load_suites(expectations).sha256
 
 
 def mark_bad_doses(
-    duck: Engine, *, dose: Path, day: ReferenceDay, table: str, folder: Path, expectations: Path = paths.EXPECTATIONS
+    duck: Engine, *, dose: Path, day: ReferenceDay, table: str, folder: Path, expectations: Path
 ) -> None:
-    """Make the temporary table `table` of the doses of a local Parquet file that the quarantine rules of today take out.
+    """Make the temporary table `table` of the doses of a local Parquet file that the quarantine rules in `expectations` take out.
 
     No day rule speaks, nothing is counted against Great Expectations: whoever publishes uses `validate_day`.
     """
