@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from imunizacao.verify import FolderReader, Report, Selection, open_reader, rend
 from imunizacao.verify.command import main
 from imunizacao_local.seaweed import SeaweedServer
 from tests.support.buckets import fresh_buckets
-from tests.support.small_day import SmallDay
+from tests.support.control import MemoryDay
+from tests.support.small_day import CONTRACT, SmallDay
 from tests.support.tree import Tree, head
 from tests.support.withdrawals import purge, withdraw_day, withdraw_ufs
 from tests.verify.conftest import DAY, EMPTY, PENDING, PLAIN, Published, doses, let_anybody_read
@@ -35,8 +37,13 @@ def _require_clean(report: Report) -> Report:
     return report
 
 
-def test_published_days_with_revisions_and_diffs_an_empty_and_a_pending_day_are_clean(tree: Tree) -> None:
-    report = _require_clean(verify_bucket(tree))
+@pytest.mark.parametrize("thorough", [False, True])
+def test_published_days_with_revisions_and_diffs_an_empty_and_a_pending_day_are_clean(
+    tree: Tree, *, thorough: bool
+) -> None:
+    report = _require_clean(verify_bucket(tree, thorough=thorough))
+    old = tree.json(head(DAY))["history"][0]["path"].rpartition("/")[0] + "/" + SP
+    assert (old in tree.read) == thorough
     states = {day.day: (day.state, day.revision, day.rows, day.ufs) for day in report.days}
     assert states == {
         DAY: ("published", 3, 6, 27),
@@ -82,6 +89,7 @@ def test_a_withdrawn_day_and_its_purged_content_are_clean(tree: Tree) -> None:
     assert (report.days[0].state, report.days[0].revision, report.days[0].rows) == ("withdrawn", 4, 0)
     purge(tree, DAY)
     _require_clean(verify_bucket(tree))
+    _require_clean(verify_bucket(tree, thorough=True))
 
 
 def test_withdrawn_ufs_are_not_read_and_clean_before_and_after_their_purge(tree: Tree) -> None:
@@ -92,8 +100,28 @@ def test_withdrawn_ufs_are_not_read_and_clean_before_and_after_their_purge(tree:
     assert "without UF 53" in render_text(report)
     purge(tree, DAY, ["53"])
     _require_clean(verify_bucket(tree))
+    _require_clean(verify_bucket(tree, thorough=True))
     withdraw_day(tree, DAY)
     assert _require_clean(verify_bucket(tree)).days[0].state == "withdrawn"
+
+
+def test_differences_over_new_columns_and_moves_between_ufs_are_applied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imunizacao.publish.probe_store", lambda store: None)
+    day = MemoryDay(DAY, tmp_path)
+    older = replace(CONTRACT, version="1.0.0", columns=CONTRACT.columns[:-1])
+    with monkeypatch.context() as patch:
+        patch.setattr("imunizacao.publish.load_contract", lambda name: older)
+        day.revise(doses(DAY, 1), names=older.names)
+    before = day.head()["current"]["path"].rpartition("/")[0]
+    day.revise(doses(DAY, 2))
+    day.change("withdraw", "12")
+    day.revise(doses(DAY, 3))
+    day.change("restore", "12")
+    tree = Tree({key: stored.body for key, stored in day.own_public.objects.items()})
+    _require_clean(verify_bucket(tree, thorough=True))
+    assert f"{before}/{SP}" in tree.read
 
 
 def test_a_folder_is_read_like_a_bucket(tree: Tree, tmp_path: Path) -> None:

@@ -415,6 +415,49 @@ def test_damage_of_a_difference(tree: Tree) -> None:
     require_found(copy, "missing", f"{path}/removed.csv")
 
 
+def change_diff(tree: Tree, revision: int, name: str, change: Callable[[bytes], bytes]) -> str:
+    """Change a file of a difference and make the history agree with it; the new folder of the difference."""
+    diff = tree.json(head(DAY))["history"][revision - 1]["diff"]
+    tree.change(f"{diff['path']}/{name}.csv", change)
+    bodies = {file: tree.files.pop(f"{diff['path']}/{file}.csv") for file in ("added", "changed", "removed")}
+    mark = sha256("".join(f"{file}.csv\0{sha256(body)}\n" for file, body in bodies.items()).encode())
+    path = f"v1/days/{DAY}/diff/{revision - 1}-{revision}-{mark}"
+    tree.files |= {f"{path}/{file}.csv": body for file, body in bodies.items()}
+    named = diff["files"] | {name: {"sha256": sha256(bodies[name]), "bytes": len(bodies[name])}}
+    tree.edit(head(DAY), lambda node: node["history"][revision - 1]["diff"].update(path=path, files=named))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("revision", "name", "change"),
+    [
+        (2, "added", cell("co_lote_vacina", '"L9"')),
+        (2, "changed", cell("co_lote_vacina", '"L9"')),
+        (3, "changed", cell("co_lote_vacina", '"L9"')),
+        (3, "removed", lambda body: body.replace(b"a1-", b"a0-")),
+    ],
+)
+def test_a_difference_that_does_not_lead_to_the_revision_is_found_when_it_is_applied(
+    tree: Tree, revision: int, name: str, change: Callable[[bytes], bytes]
+) -> None:
+    path = change_diff(tree, revision, name, change)
+    assert verify_bucket(tree).findings_count == 0, "counts, form and hashes agree"
+    report = verify_bucket(tree, thorough=True)
+    assert found(report) == {("diff", path)}, render_text(report)
+
+
+def test_a_file_of_an_earlier_revision_that_is_damaged_or_gone_is_found_when_differences_are_applied(
+    tree: Tree,
+) -> None:
+    key = tree.json(head(DAY))["history"][1]["path"].rpartition("/")[0] + "/" + SP
+    copy = Tree(tree.files)
+    del copy.files[key]
+    assert verify_bucket(copy).findings_count == 0
+    assert found(verify_bucket(copy, thorough=True)) == {("missing", key)}
+    tree.change(key, flip_a_byte)
+    assert found(verify_bucket(tree, thorough=True)) == {("sha256", key)}
+
+
 def test_content_that_is_gone_without_a_word(tree: Tree) -> None:
     old = tree.json(head(DAY))["history"][0]["path"]
     del tree.files[old]

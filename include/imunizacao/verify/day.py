@@ -44,6 +44,8 @@ class DayCheck:
     keys: Keys
     ufs: Sequence[str] = ()
     require_signature: bool = False
+    thorough: bool = False
+    """Apply every difference as well."""
     sleep: Callable[[float], None] = time.sleep
     _schemas: dict[str, Schema] = field(default_factory=dict)
 
@@ -112,6 +114,7 @@ class DayCheck:
                     schema=seen.schema if entry is last else None,
                     roots=roots,
                     findings=findings,
+                    apply=self.thorough,
                 )
                 report.files += files
         return Checked(report=report, head=head, root=root, wholes=seen.wholes)

@@ -64,6 +64,7 @@ def verify_bucket(
     ufs: Sequence[str] = (),
     keys: Sequence[Path] = (),
     require_signature: bool = False,
+    thorough: bool = False,
     jobs: int = 4,
     waits: Sequence[float] = WAITS,
     sleep: Callable[[float], None] = time.sleep,
@@ -74,7 +75,8 @@ def verify_bucket(
     From `v1/catalog.json` over month index and head to day.json, descriptors and files: sizes, hashes, form and every cell of the
     CSVs, order and uniqueness of keys, sums of municipalities, UFs and residents, the content id, accounts, history, diffs, signatures,
     withdrawals. `ufs` (IBGE codes) reads only those: sums of the whole day are then left out, and the report says so. `keys` are
-    files with public keys to believe; without them the bucket's own index is believed. With `require_signature` an unsigned day is a finding.
+    files with public keys to believe; without them the bucket's own index is believed. With `require_signature` an unsigned day is a finding. `thorough` applies
+    every difference of the history to the files of the revision before it, where both are still there: all revisions are read then.
 
     A head that moves meanwhile is read again; an index that lags behind its heads is looked at again after each of `waits` seconds. Days
     without a head between published ones are reported as pending. Memory is that of a few batches of rows and 8 bytes per row of the
@@ -96,7 +98,13 @@ def verify_bucket(
                 "--require-signature needs the Python package cryptography: pip install cryptography."
             )
         walk.days = DayCheck(
-            reader=reader, pool=pool, keys=known, ufs=tuple(ufs), require_signature=require_signature, sleep=sleep
+            reader=reader,
+            pool=pool,
+            keys=known,
+            ufs=tuple(ufs),
+            require_signature=require_signature,
+            thorough=thorough,
+            sleep=sleep,
         )
         try:
             walk.run(selection, catalog, progress or (lambda day: None))
