@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from imunizacao.housekeeping import describe_report, report_note
 from imunizacao.manifests import Head, decode, head_key
 from imunizacao.models import LandingManifest, LandingSlice, ObjectRef, to_json
 from imunizacao.publish import publish_day
+from imunizacao.signing import new_key, resign_day
+from imunizacao.signing.command import _receipts
 from imunizacao.storage import sha256_of
 from tests.support.control import MemoryDay, broken_promises
 from tests.support.reader import read_day
@@ -317,6 +320,22 @@ def test_earlier_runs_go_the_newest_landing_stays_with_what_it_took_over_and_goe
     day.clock.forward(days=365)
     day.tidy()
     assert keys(day, f"day={DAY}/run=") == []
+
+
+def test_days_can_be_signed_again_as_long_as_outcomes_are_kept(day: MemoryDay) -> None:
+    day.revise(A)
+    day.revise(B)
+    day.clock.forward(days=300)
+    assert "receipts of publications stay as long as Data Docs" in "\n".join(describe_report(day.tidy()))
+    left = [key for key in keys(day, "run=run-") if "/outcomes/" not in key]
+    assert left == [f"work:v1/day={DAY}/run=run-{number}/publish/receipt.json" for number in (1, 2)]
+    sign = partial(resign_day, day.public, DAY, now=day.now())
+    assert sign(new_key()[1], vouched=_receipts(day.work, "publish")) == (2, [])
+    day.clock.forward(days=70)
+    day.tidy()
+    assert keys(day, "run=run-") == []
+    done, unsigned = sign(new_key()[1], vouched=_receipts(day.work, "publish"))
+    assert (done, len(unsigned)) == (0, 2)
 
 
 def test_a_run_of_the_last_days_keeps_every_run_of_its_day(day: MemoryDay) -> None:

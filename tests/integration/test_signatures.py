@@ -30,9 +30,12 @@ from imunizacao.settings import Settings, StorageSettings, mirror_settings, pseu
 from imunizacao.signature_check import check_signature
 from imunizacao.signing import Signer, new_key, publish_key, read_keys, resign_day, set_state
 from imunizacao.storage import ObjectStore, open_public_store, open_work_store, read_object
+from imunizacao.verify import verify_bucket
 from imunizacao_local.seaweed import SeaweedServer
 from tests.support.buckets import fresh_buckets
 from tests.support.small_day import SmallDay, dose
+from tests.support.tree import Tree
+from tests.support.whole_doses import whole_dose
 
 pytestmark = pytest.mark.servers
 NOW = datetime(2026, 3, 16, 12, tzinfo=UTC)
@@ -361,6 +364,21 @@ def test_a_key_is_made_kept_private_and_never_overwritten(
     assert code == 0
     assert f"{published}  active" in out
     assert f"configured: {made}" in out
+
+
+def test_a_first_key_can_be_found_from_the_catalog(
+    own: SmallDay, cli: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    own.revise([whole_dose("a", "530010", own.day)])
+    before = own.get("v1/catalog.json")
+    assert "keys" not in json.loads(before)
+    new = _new(cli, tmp_path / "new.pem", "--publish")
+    assert json.loads(own.get("v1/catalog.json"))["keys"] == "v1/keys/index.json"
+    own.public.put("v1/catalog.json", before)
+    code, _, err = cli("keys", "sign", "--all", IMUNIZACAO_SIGNING_KEY_FILE=str(tmp_path / "new.pem"))
+    assert code == 0, err
+    seen = verify_bucket(Tree({info.key: own.get(info.key) for info in own.public.list("v1/")}), jobs=1)
+    assert (seen.findings_count, [day.signed_by for day in seen.days]) == (0, [new])
 
 
 def test_a_change_of_keys_from_the_command_line(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Any
 
 from imunizacao.verify import Missing
@@ -137,8 +138,9 @@ class Tree:
         self.index(day)
 
     def index(self, day: str) -> None:
-        """Make month index and catalog agree with a head, as the contract says."""
+        """Make month index, `$bulk-publish` manifest and catalog agree with a head, as the contract says."""
         document = self.json(head(day))
+        self._bulk(day, document)
         current, away = document["current"], set(document.get("withdrawnUfs", {}))
         ufs: list[Json] = []
         known = 0
@@ -173,6 +175,40 @@ class Tree:
                 node["residents"] = sum(sum(row["residents"].values()) for row in days)
 
         self.edit("v1/catalog.json", count)
+
+    def _bulk(self, day: str, document: Json) -> None:
+        current, last = document["current"], document["history"][-1]
+        entry = {"revision": document["revision"], "dataThrough": (current or last)["dataThrough"]}
+        output: list[Json] = []
+        deleted: list[Json] = []
+        if current is not None:
+            entry["contentId"] = current["contentId"]
+            folder = self.folder(day)
+            files = self.json(current["path"])["files"]
+            address = "../../" + folder.removeprefix("v1/")
+            for uf in files["ufs"]:
+                package = json.loads(self.files.get(f"{folder}uf={uf['uf']}/datapackage.json", b"{}"))
+                if not uf["rows"] or uf["uf"] in document.get("withdrawnUfs", {}) or not package.get("resources"):
+                    continue
+                whole = package["resources"][0]
+                facts = {"rnds:sha256": whole["hash"][7:], "rnds:day": day, "rnds:operation": whole["name"]}
+                where = {"type": "Immunization", "url": f"{address}uf={uf['uf']}/{whole['path']}"}
+                output.append(where | {"count": uf["rows"], "fileSize": whole["bytes"], "extension": facts})
+            gone = files["removed"]
+            if gone["rows"]:
+                facts = {"rnds:sha256": gone["sha256"], "rnds:day": day}
+                where = {"url": f"{address}removed.csv", "count": gone["rows"], "fileSize": gone["bytes"]}
+                deleted.append(where | {"extension": facts})
+
+        def put(month: Json) -> None:
+            days = month["extension"]["rnds:days"]
+            days[day] = entry
+            month["transactionTime"] = max((one["dataThrough"] for one in days.values()), key=datetime.fromisoformat)
+            for name, files in (("output", output), ("deleted", deleted)):
+                others = [file for file in month[name] if file["extension"]["rnds:day"] != day]
+                month[name] = sorted([*others, *files], key=lambda file: file["extension"]["rnds:day"])
+
+        self.edit(f"v1/months/{day[:7]}/bulk-publish.json", put)
 
 
 def head(day: str) -> str:

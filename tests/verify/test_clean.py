@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from imunizacao.verify import FolderReader, Report, Selection, open_reader, rend
 from imunizacao.verify.command import main
 from imunizacao_local.seaweed import SeaweedServer
 from tests.support.buckets import fresh_buckets
-from tests.support.small_day import SmallDay
+from tests.support.control import MemoryDay
+from tests.support.small_day import CONTRACT, SmallDay
 from tests.support.tree import Tree, head
 from tests.support.withdrawals import purge, withdraw_day, withdraw_ufs
 from tests.verify.conftest import DAY, EMPTY, PENDING, PLAIN, Published, doses, let_anybody_read
@@ -35,8 +37,13 @@ def _require_clean(report: Report) -> Report:
     return report
 
 
-def test_published_days_with_revisions_and_diffs_an_empty_and_a_pending_day_are_clean(tree: Tree) -> None:
-    report = _require_clean(verify_bucket(tree))
+@pytest.mark.parametrize("thorough", [False, True])
+def test_published_days_with_revisions_and_diffs_an_empty_and_a_pending_day_are_clean(
+    tree: Tree, *, thorough: bool
+) -> None:
+    report = _require_clean(verify_bucket(tree, thorough=thorough))
+    old = tree.json(head(DAY))["history"][0]["path"].rpartition("/")[0] + "/" + SP
+    assert (old in tree.read) == thorough
     states = {day.day: (day.state, day.revision, day.rows, day.ufs) for day in report.days}
     assert states == {
         DAY: ("published", 3, 6, 27),
@@ -49,10 +56,6 @@ def test_published_days_with_revisions_and_diffs_an_empty_and_a_pending_day_are_
     assert "3 day(s) read, 9 rows" in text
 
 
-OTHER_DESCRIPTIONS = ("/bulk-publish.json", "/catalog.jsonld")
-"""For readers by other standards: made from what is verified, and named by no head."""
-
-
 def test_every_object_that_a_head_names_is_read(tree: Tree) -> None:
     verify_bucket(tree)
     old = {
@@ -60,8 +63,7 @@ def test_every_object_that_a_head_names_is_read(tree: Tree) -> None:
         for key in tree.files
         if "/c-" in key and not key.startswith((tree.folder(DAY), tree.folder(EMPTY), tree.folder(PLAIN)))
     }
-    unread = {key for key in set(tree.files) - set(tree.read) - old if not key.endswith(OTHER_DESCRIPTIONS)}
-    assert unread == set()
+    assert set(tree.files) - set(tree.read) - old == set()
     assert {key for key in old if key.endswith("/day.json")} <= set(tree.read)
 
 
@@ -87,6 +89,7 @@ def test_a_withdrawn_day_and_its_purged_content_are_clean(tree: Tree) -> None:
     assert (report.days[0].state, report.days[0].revision, report.days[0].rows) == ("withdrawn", 4, 0)
     purge(tree, DAY)
     _require_clean(verify_bucket(tree))
+    _require_clean(verify_bucket(tree, thorough=True))
 
 
 def test_withdrawn_ufs_are_not_read_and_clean_before_and_after_their_purge(tree: Tree) -> None:
@@ -97,8 +100,28 @@ def test_withdrawn_ufs_are_not_read_and_clean_before_and_after_their_purge(tree:
     assert "without UF 53" in render_text(report)
     purge(tree, DAY, ["53"])
     _require_clean(verify_bucket(tree))
+    _require_clean(verify_bucket(tree, thorough=True))
     withdraw_day(tree, DAY)
     assert _require_clean(verify_bucket(tree)).days[0].state == "withdrawn"
+
+
+def test_differences_over_new_columns_and_moves_between_ufs_are_applied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imunizacao.publish.probe_store", lambda store: None)
+    day = MemoryDay(DAY, tmp_path)
+    older = replace(CONTRACT, version="1.0.0", columns=CONTRACT.columns[:-1])
+    with monkeypatch.context() as patch:
+        patch.setattr("imunizacao.publish.load_contract", lambda name: older)
+        day.revise(doses(DAY, 1), names=older.names)
+    before = day.head()["current"]["path"].rpartition("/")[0]
+    day.revise(doses(DAY, 2))
+    day.change("withdraw", "12")
+    day.revise(doses(DAY, 3))
+    day.change("restore", "12")
+    tree = Tree({key: stored.body for key, stored in day.own_public.objects.items()})
+    _require_clean(verify_bucket(tree, thorough=True))
+    assert f"{before}/{SP}" in tree.read
 
 
 def test_a_folder_is_read_like_a_bucket(tree: Tree, tmp_path: Path) -> None:
@@ -158,7 +181,11 @@ def test_caches_may_keep_what_never_changes_for_ever_and_the_rest_for_ten_second
 ) -> None:
     client = s3_server.client(s3_server.portal_credentials)
     said = {key: client.head_object(Bucket=published.bucket, Key=key)["CacheControl"] for key in tree.files}
-    moves = {key for key in said if key.endswith(("/head.json", "/index.json", "/catalog.json", *OTHER_DESCRIPTIONS))}
+    moves = {
+        key
+        for key in said
+        if key.endswith(("/head.json", "/index.json", "/catalog.json", "/bulk-publish.json", "/catalog.jsonld"))
+    }
     assert {said[key] for key in moves} == {"max-age=10"}
     assert {said[key] for key in said.keys() - moves} == {"max-age=31536000, immutable"}
 
@@ -304,9 +331,11 @@ def test_a_head_that_moves_while_it_is_read_is_read_again(tree: Tree) -> None:
 
 
 def test_an_index_that_lags_behind_its_heads_gets_a_moment(tree: Tree) -> None:
-    month, catalog = "v1/months/2026-03/index.json", "v1/catalog.json"
-    good = {key: tree.files[key] for key in (month, catalog)}
+    month, bulk, dcat = "v1/months/2026-03/index.json", "v1/months/2026-03/bulk-publish.json", "v1/catalog.jsonld"
+    good = {key: tree.files[key] for key in (month, bulk, dcat)}
     tree.edit(month, lambda document: document["days"][0].update(revision=2))
+    tree.edit(bulk, lambda document: document["extension"]["rnds:days"][DAY].update(revision=2))
+    tree.files[dcat] = b"{}"
     tree.moves = True
     slept: list[float] = []
 
@@ -317,3 +346,8 @@ def test_an_index_that_lags_behind_its_heads_gets_a_moment(tree: Tree) -> None:
 
     _require_clean(verify_bucket(tree, sleep=sleep))
     assert slept == [1.0, 3.0]
+    for late in (bulk, dcat):
+        tree.edit(late, lambda document: document.pop("@type", None) or document["extension"].pop("rnds:month"))
+        slept.clear()
+        _require_clean(verify_bucket(tree, sleep=sleep))
+        assert slept == [1.0, 3.0], "until they agree"

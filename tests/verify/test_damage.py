@@ -11,11 +11,12 @@ import pytest
 from imunizacao.verify import Report, Selection, render_text, verify_bucket
 from tests.support.tree import LEVELS, Json, Tree, head, sha256
 from tests.support.withdrawals import purge, withdraw_day, withdraw_ufs
-from tests.verify.conftest import DAY, EMPTY, PLAIN
+from tests.verify.conftest import DAY, EMPTY, PENDING, PLAIN
 
 pytestmark = pytest.mark.servers
 MONTH = "v1/months/2026-03/index.json"
-CATALOG = "v1/catalog.json"
+BULK = "v1/months/2026-03/bulk-publish.json"
+CATALOG, DCAT = "v1/catalog.json", "v1/catalog.jsonld"
 SP = f"uf=35/imunizacao-total-sp_{DAY}.csv"
 CAPITAL = f"uf=35/mun=355030/imunizacao-355030_{DAY}.csv"
 HOMES = f"uf=53/imunizacao-residentes-df_{DAY}.csv"
@@ -414,6 +415,49 @@ def test_damage_of_a_difference(tree: Tree) -> None:
     require_found(copy, "missing", f"{path}/removed.csv")
 
 
+def change_diff(tree: Tree, revision: int, name: str, change: Callable[[bytes], bytes]) -> str:
+    """Change a file of a difference and make the history agree with it; the new folder of the difference."""
+    diff = tree.json(head(DAY))["history"][revision - 1]["diff"]
+    tree.change(f"{diff['path']}/{name}.csv", change)
+    bodies = {file: tree.files.pop(f"{diff['path']}/{file}.csv") for file in ("added", "changed", "removed")}
+    mark = sha256("".join(f"{file}.csv\0{sha256(body)}\n" for file, body in bodies.items()).encode())
+    path = f"v1/days/{DAY}/diff/{revision - 1}-{revision}-{mark}"
+    tree.files |= {f"{path}/{file}.csv": body for file, body in bodies.items()}
+    named = diff["files"] | {name: {"sha256": sha256(bodies[name]), "bytes": len(bodies[name])}}
+    tree.edit(head(DAY), lambda node: node["history"][revision - 1]["diff"].update(path=path, files=named))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("revision", "name", "change"),
+    [
+        (2, "added", cell("co_lote_vacina", '"L9"')),
+        (2, "changed", cell("co_lote_vacina", '"L9"')),
+        (3, "changed", cell("co_lote_vacina", '"L9"')),
+        (3, "removed", lambda body: body.replace(b"a1-", b"a0-")),
+    ],
+)
+def test_a_difference_that_does_not_lead_to_the_revision_is_found_when_it_is_applied(
+    tree: Tree, revision: int, name: str, change: Callable[[bytes], bytes]
+) -> None:
+    path = change_diff(tree, revision, name, change)
+    assert verify_bucket(tree).findings_count == 0, "counts, form and hashes agree"
+    report = verify_bucket(tree, thorough=True)
+    assert found(report) == {("diff", path)}, render_text(report)
+
+
+def test_a_file_of_an_earlier_revision_that_is_damaged_or_gone_is_found_when_differences_are_applied(
+    tree: Tree,
+) -> None:
+    key = tree.json(head(DAY))["history"][1]["path"].rpartition("/")[0] + "/" + SP
+    copy = Tree(tree.files)
+    del copy.files[key]
+    assert verify_bucket(copy).findings_count == 0
+    assert found(verify_bucket(copy, thorough=True)) == {("missing", key)}
+    tree.change(key, flip_a_byte)
+    assert found(verify_bucket(tree, thorough=True)) == {("sha256", key)}
+
+
 def test_content_that_is_gone_without_a_word(tree: Tree) -> None:
     old = tree.json(head(DAY))["history"][0]["path"]
     del tree.files[old]
@@ -496,6 +540,90 @@ def test_damage_of_the_catalog(tree: Tree, name: str) -> None:
     tree.edit(CATALOG, change)
     report = verify_bucket(tree)
     assert kind in kinds(report), render_text(report)
+
+
+BULK_DAMAGE: dict[str, Callable[[Json], object]] = {
+    "a file left out": lambda node: node["output"].pop(),
+    "a file too many": lambda node: node["output"].append(
+        node["output"][-1] | {"url": node["output"][-1]["url"].replace("uf=35", "uf=33")}
+    ),
+    "a file twice": lambda node: node["output"].append(node["output"][-1]),
+    "another count": lambda node: node["output"][0].update(count=999),
+    "another size": lambda node: node["output"][0].update(fileSize=999),
+    "another hash": lambda node: node["output"][0]["extension"].update({"rnds:sha256": "0" * 64}),
+    "another operation": lambda node: node["output"][0]["extension"].update({"rnds:operation": "imunizacao-total-rj"}),
+    "an address elsewhere": lambda node: node["output"][0].update(url="https://elsewhere.example/x.csv"),
+    "a file of a day that is not there": lambda node: node["output"][0]["extension"].update({"rnds:day": PENDING}),
+    "no removals": lambda node: node["deleted"].pop(),
+    "another count of removals": lambda node: node["deleted"][0].update(count=9),
+    "a day left out": lambda node: node["extension"]["rnds:days"].pop(EMPTY),
+    "a day without a head": lambda node: node["extension"]["rnds:days"].update(
+        {PENDING: {"revision": 1, "dataThrough": node["transactionTime"]}}
+    ),
+    "another revision": lambda node: node["extension"]["rnds:days"][DAY].update(revision=7),
+    "another content": lambda node: node["extension"]["rnds:days"][DAY].update(contentId="0" * 64),
+    "another dataThrough": lambda node: node["extension"]["rnds:days"][DAY].update(
+        dataThrough="2026-03-15T00:00:00+00:00"
+    ),
+    "another transaction time": lambda node: node.update(transactionTime="2026-01-01T00:00:00+00:00"),
+    "another form": lambda node: node.update(outputFormat="application/fhir+ndjson"),
+    "another month": lambda node: node["extension"].update({"rnds:month": "2026-04"}),
+    "no days": lambda node: node["extension"].pop("rnds:days"),
+    "days out of order": lambda node: node["output"].reverse(),
+}
+
+
+@pytest.mark.parametrize("name", BULK_DAMAGE)
+def test_damage_of_the_bulk_manifest(tree: Tree, name: str) -> None:
+    tree.edit(BULK, BULK_DAMAGE[name])
+    report = require_found(tree, "bulk-publish", BULK, whole=True)
+    assert kinds(report) == {"bulk-publish"}, render_text(report)
+
+
+def test_a_bulk_manifest_that_is_not_there_or_names_what_is_withdrawn(tree: Tree) -> None:
+    before = tree.files[BULK]
+    copy = Tree(tree.files)
+    withdraw_ufs(copy, DAY, ["35"])
+    copy.files[BULK] = before
+    assert "should not have" in render_text(require_found(copy, "bulk-publish", BULK))
+    copy = Tree(tree.files)
+    withdraw_day(copy, DAY)
+    copy.files[BULK] = before
+    require_found(copy, "bulk-publish", BULK)
+    del tree.files[BULK]
+    assert found(require_found(tree, "missing", BULK)) == {("missing", BULK), ("catalog", CATALOG)}
+
+
+DCAT_DAMAGE: dict[str, Callable[[Json], object]] = {
+    "nothing in it": Json.clear,
+    "another vocabulary": lambda node: node["@context"].update(dcat="http://elsewhere.example/"),
+    "no title": lambda node: node.pop("dct:title"),
+    "nobody responsible": lambda node: node["dct:publisher"].pop("foaf:name"),
+    "a dataset left out": lambda node: node["dcat:dataset"].pop(),
+    "a dataset twice": lambda node: node["dcat:dataset"].append(node["dcat:dataset"][0]),
+    "another title": lambda node: node["dcat:dataset"][0]["dct:title"].update({"@value": "x"}),
+    "no category": lambda node: node["dcat:dataset"][0]["dcat:theme"].clear(),
+    "another UF": lambda node: node["dcat:dataset"][0]["dct:spatial"].update({"dct:identifier": "99"}),
+    "another version": lambda node: node["dcat:dataset"][0].update({"dcat:version": "0.0.1"}),
+    "another first day": lambda node: node["dcat:dataset"][0]["dct:temporal"]["dcat:startDate"].update({"@value": "x"}),
+    "a link to nothing": lambda node: node["dcat:dataset"][0]["dcat:distribution"]["dcat:accessURL"].update(
+        {"@id": "catalogo.json"}
+    ),
+    "a dictionary that is not there": lambda node: node["dcat:dataset"][0]["foaf:page"].update({"@id": "dados/x.html"}),
+    "no distribution": lambda node: node["dcat:dataset"][0].pop("dcat:distribution"),
+}
+
+
+@pytest.mark.parametrize("name", DCAT_DAMAGE)
+def test_damage_of_the_description_in_dcat(tree: Tree, name: str) -> None:
+    tree.edit(DCAT, DCAT_DAMAGE[name])
+    report = require_found(tree, "dcat", DCAT)
+    assert kinds(report) == {"dcat"}, render_text(report)
+
+
+def test_a_description_in_dcat_that_is_not_there(tree: Tree) -> None:
+    del tree.files[DCAT]
+    require_found(tree, "missing", DCAT)
 
 
 def test_without_a_catalog_a_day_is_still_found_by_its_address(tree: Tree) -> None:

@@ -7,13 +7,17 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import ClassVar
+from urllib.parse import unquote
 
 import pytest
 
 from imunizacao_local.seaweed import SeaweedServer
-from tests.support.tree import Tree
-from tests.support.withdrawals import withdraw_day, withdraw_ufs
+from tests.support.tree import Tree, head
+from tests.support.withdrawals import purge, withdraw_day, withdraw_ufs
 from tests.verify.conftest import DAY, PLAIN, Published, let_anybody_read
 
 pytestmark = pytest.mark.servers
@@ -118,6 +122,83 @@ def test_what_is_withdrawn_leaves_the_copy_with_its_reason(tree: Tree, run: Run,
     withdraw_day(tree, PLAIN)
     _write(tree, tmp_path / "bucket")
     assert run(address, "--uf", "53").count("retirado: Retirado a pedido") == 2
+
+
+@both_slowly
+def test_removals_of_a_day_hold_though_one_uf_of_it_is_withdrawn(tree: Tree, run: Run, tmp_path: Path) -> None:
+    whole = tmp_path / "copia" / "consolidado.csv"
+    address = _write(tree, tmp_path / "bucket")
+    run(address, "--uf", "35")
+    assert '"b1-i0b0"' not in whole.read_text(encoding="utf-8")
+    withdraw_ufs(tree, PLAIN, ["35"])
+    _write(tree, tmp_path / "bucket")
+    assert "retirado: Retirado a pedido" in run(address, "--uf", "35")
+    text = whole.read_text(encoding="utf-8")
+    assert '"d1-i0b0"' not in text
+    assert '"b3-i0b0"' in text
+    assert '"b1-i0b0"' not in text
+    withdraw_day(tree, PLAIN)
+    _write(tree, tmp_path / "bucket")
+    run(address, "--uf", "35")
+    assert not (tmp_path / "copia" / PLAIN / "removed.csv").exists()
+
+
+@both_slowly
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_difference_that_is_gone_makes_the_whole_day_come(
+    tree: Tree, published: Published, run: Run, tmp_path: Path, *, marked: bool
+) -> None:
+    address = _write(Tree(tree.files | published.stages[0]), tmp_path / "bucket")
+    assert "revisão 1 (initial), 3 doses, baixado" in run(address, "--uf", "35")
+    withdraw_ufs(tree, DAY, ["12"])
+    purge(tree, DAY, ["12"])
+    if not marked:  # the head is of a moment before the marks
+        tree.edit(
+            head(DAY), lambda document: [entry.get("diff", {}).pop("purgedAt", "") for entry in document["history"]]
+        )
+    _write(tree, tmp_path / "bucket")
+    assert "5 doses, baixado" in run(address, "--uf", "35")
+
+
+class _Flaky(BaseHTTPRequestHandler):
+    """Serves a folder; each head is refused for a moment."""
+
+    folder: ClassVar[Path]
+    refused: ClassVar[set[str]]
+
+    def do_GET(self) -> None:
+        """A file below the first part of the path."""
+        key = unquote(self.path).partition("/bucket-404-410/")[2]
+        file = self.folder / key
+        status = 200 if file.is_file() else 404
+        if key.endswith("/head.json") and self.command == "GET" and key not in self.refused:
+            self.refused.add(key)
+            status = 503
+        body = file.read_bytes() if status == 200 else b""
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@both_slowly
+def test_a_failure_that_passes_is_not_an_object_that_is_missing(tree: Tree, run: Run, tmp_path: Path) -> None:
+    _write(tree, tmp_path / "bucket")
+    handler = type("Handler", (_Flaky,), {"folder": tmp_path / "bucket", "refused": set()})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            text = run(f"http://127.0.0.1:{server.server_port}/bucket-404-410", "--uf", "35")
+        finally:
+            server.shutdown()
+    assert "revisão 3" in text
+    assert text.count("pendente") == 3
 
 
 @both_slowly

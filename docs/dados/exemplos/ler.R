@@ -27,8 +27,9 @@ UFS <- c(
 TENTATIVAS <- 4
 pedidos <- c(baixados = 0, iguais = 0)
 
-# Um problema que a pessoa precisa ver, ou um objeto que não existe.
+# Um problema que a pessoa precisa ver (falta: um manifesto cita o que não está no bucket), ou um objeto que não existe.
 problema <- function(...) stop(structure(class = c("problema", "error", "condition"), list(message = paste0(...), call = NULL)))
+falta <- function(...) stop(structure(class = c("falta", "problema", "error", "condition"), list(message = paste0(...), call = NULL)))
 nao_existe <- function(...) stop(structure(class = c("nao_existe", "error", "condition"), list(message = paste0(...), call = NULL)))
 
 # --- conferir ------------------------------------------------------------------------------------
@@ -80,10 +81,16 @@ baixar <- function(endereco, chave, arquivo) {
       pedidos["baixados"] <<- pedidos["baixados"] + 1
       return(invisible())
     }
-    if (grepl("40[34]|410", motivo)) nao_existe(chave, " (", motivo, ")")
+    if (status_de(endereco, chave) %in% c(403, 404, 410)) nao_existe(chave, " (", motivo, ")")
     Sys.sleep(0.5 * 2^(tentativa - 1))
   }
   problema(chave, " não pôde ser lido em ", endereco, ": ", motivo, ". Confira o endereço e a rede e rode de novo.")
+}
+
+# Status HTTP de um objeto, perguntado com HEAD; 0 quando não há resposta. A mensagem de download.file muda com a língua e traz o endereço:
+# os números que estão nela não dizem nada.
+status_de <- function(endereco, chave) {
+  tryCatch(attr(curlGetHeaders(endereco_de(endereco, chave)), "status"), error = function(erro) 0)
 }
 
 # ETag de um objeto, perguntado com HEAD; "" quando não há. O R básico não mostra os cabeçalhos da resposta de um GET, por isso a
@@ -115,7 +122,7 @@ conferido <- function(lugar, chave, hash, tamanho, arquivo) {
   ao_lado <- paste0(arquivo, ".novo")
   tryCatch(
     baixar(lugar$endereco, chave, ao_lado),
-    nao_existe = function(erro) problema("Falta no bucket: ", conditionMessage(erro), ". Um manifesto cita este arquivo; avise quem publica.")
+    nao_existe = function(erro) falta("Falta no bucket: ", conditionMessage(erro), ". Um manifesto cita este arquivo; avise quem publica.")
   )
   if (file.size(ao_lado) != tamanho || !confere(ao_lado, hash)) {
     achado <- file.size(ao_lado)
@@ -168,6 +175,22 @@ arquivo_do_dia <- function(lugar, dia) {
   file.path(lugar$pasta, dia, paste0("imunizacao-", lugar$visao, "-", tolower(UFS[[lugar$uf]]), "_", dia, ".csv"))
 }
 
+retirados_do_dia <- function(lugar, dia) file.path(lugar$pasta, dia, "removed.csv")
+
+# day.json, conferido com o head.
+descrever_dia <- function(lugar, dia, atual) {
+  if (!identical(atual$path, paste0("v1/days/", dia, "/c-", atual$contentId, "/day.json"))) {
+    problema("head.json de ", dia, " aponta para fora do dia. Não use este dia e avise quem publica.")
+  }
+  conferido_json(lugar, atual$path, atual$sha256, atual$bytes)
+}
+
+# O removed.csv do conteúdo em vigor.
+baixar_retirados <- function(lugar, dia, atual, manifesto) {
+  dito <- manifesto$files$removed
+  conferido(lugar, paste0(dirname(atual$path), "/removed.csv"), dito$sha256, dito$bytes, retirados_do_dia(lugar, dia))
+}
+
 # Se a cópia local ainda é o que foi baixado.
 inteiro <- function(arquivo, tenho) {
   if (is.null(tenho$sha256) || tenho$sha256 == "") return(!is.null(tenho$situacao))
@@ -183,8 +206,14 @@ atualizar_dia <- function(lugar, dia) {
   retirada <- head$withdrawnUfs[[lugar$uf]]
   ultima <- head$history[[length(head$history)]]
   if (head$state == "withdrawn" || !is.null(retirada)) {
-    # O que foi retirado sai da cópia.
-    unlink(c(arquivo, file.path(lugar$pasta, dia, "removed.csv")))
+    # O que foi retirado sai da cópia. removed.csv é do dia, não da UF: só sai com o dia inteiro, ou as doses que ele cancela nos dias
+    # anteriores voltariam a valer.
+    unlink(arquivo)
+    if (head$state == "withdrawn") {
+      unlink(retirados_do_dia(lugar, dia))
+    } else if (tenho$revisao != head$revision || !file.exists(retirados_do_dia(lugar, dia))) {
+      baixar_retirados(lugar, dia, head$current, descrever_dia(lugar, dia, head$current))
+    }
     lugar$estado$dias[[dia]] <- list(revisao = head$revision, situacao = "retirado")
     return(paste0("retirado: ", if (is.null(retirada)) ultima$note else retirada$reason))
   }
@@ -192,11 +221,8 @@ atualizar_dia <- function(lugar, dia) {
     return(paste0("revisão ", head$revision, ", sem mudanças"))
   }
   atual <- head$current
-  raiz <- paste0("v1/days/", dia, "/c-", atual$contentId)
-  if (!identical(atual$path, paste0(raiz, "/day.json"))) {
-    problema("head.json de ", dia, " aponta para fora do dia. Não use este dia e avise quem publica.")
-  }
-  manifesto <- conferido_json(lugar, atual$path, atual$sha256, atual$bytes)
+  raiz <- dirname(atual$path)
+  manifesto <- descrever_dia(lugar, dia, atual)
   da_uf <- Filter(function(uf) uf$uf == lugar$uf, manifesto$files$ufs)[[1]]
   pacote <- conferido_json(lugar, paste0(raiz, "/uf=", lugar$uf, "/datapackage.json"), da_uf$sha256, da_uf$bytes)
   nome <- paste0("imunizacao-", lugar$visao, "-", tolower(UFS[[lugar$uf]]))
@@ -224,8 +250,7 @@ atualizar_dia <- function(lugar, dia) {
     }
   }
   # removed.csv não faz parte da diferença: vem sempre do conteúdo novo.
-  retirados <- manifesto$files$removed
-  conferido(lugar, paste0(raiz, "/removed.csv"), retirados$sha256, retirados$bytes, file.path(lugar$pasta, dia, "removed.csv"))
+  baixar_retirados(lugar, dia, atual, manifesto)
   lugar$estado$dias[[dia]] <- list(
     revisao = head$revision, contentId = atual$contentId, situacao = head$state,
     sha256 = sub("^sha256:", "", recurso$hash), bytes = recurso$bytes
@@ -246,7 +271,9 @@ pela_diferenca <- function(lugar, dia, head, tenho, arquivo, recurso) {
     if (entrada$revision <= tenho$revisao || identical(entrada$contentId, conteudo)) next
     if (is.null(entrada$diff) || identical(entrada$reconciliation$verdict, "gap")) return(FALSE)
     if (lugar$visao == "residentes" || lugar$uf %in% names(entrada$diff$ufs)) {
-      tabela <- aplicar(lugar, dia, tabela, entrada)
+      # Uma diferença que foi apagada não está mais no bucket.
+      if (!is.null(entrada$diff$purgedAt)) return(FALSE)
+      tabela <- tryCatch(aplicar(lugar, dia, tabela, entrada), falta = function(erro) NULL)
       if (is.null(tabela)) return(FALSE)
     }
     conteudo <- entrada$contentId
@@ -312,7 +339,7 @@ consolidar <- function(lugar, dias) {
       partes <- c(list(paste0(tabela$linhas[ficam], rep(resto, sum(ficam)))), partes)
       vistos <- c(vistos, documentos)
     }
-    retirados <- file.path(lugar$pasta, dia, "removed.csv")
+    retirados <- retirados_do_dia(lugar, dia)
     if (file.exists(retirados)) vistos <- unique(c(vistos, documento_de(coluna(linhas_de(retirados), "co_documento"))))
   }
   destino <- file.path(lugar$pasta, "consolidado.csv")

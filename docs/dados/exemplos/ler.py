@@ -53,6 +53,10 @@ class NaoExiste(Exception):
     """O objeto não está no bucket."""
 
 
+class Falta(Problema):
+    """Um manifesto cita um objeto que não está no bucket."""
+
+
 # --- ler do bucket -------------------------------------------------------------------------------
 
 
@@ -84,7 +88,7 @@ class Bucket:
                     raise NaoExiste(f"{chave} (HTTP {erro.code})") from None
                 motivo = f"HTTP {erro.code}"
             except urllib.error.URLError as erro:
-                if "No such file" in str(erro.reason):
+                if isinstance(erro.reason, FileNotFoundError):
                     raise NaoExiste(chave) from None
                 motivo = str(erro.reason)
             except (OSError, http.client.HTTPException) as erro:
@@ -108,7 +112,7 @@ class Bucket:
         try:
             corpo, _ = self.ler(chave)
         except NaoExiste as erro:
-            raise Problema(f"Falta no bucket: {erro}. Um manifesto cita este arquivo; avise quem publica.") from None
+            raise Falta(f"Falta no bucket: {erro}. Um manifesto cita este arquivo; avise quem publica.") from None
         achado = hashlib.sha256(corpo).hexdigest()
         if len(corpo) != tamanho or achado != sha256.replace("sha256:", ""):
             raise Problema(
@@ -140,6 +144,7 @@ class Dia:
         self.bucket, self.estado, self.dia, self.visao, self.uf = bucket, estado, dia, visao, uf
         self.pasta = pasta / dia
         self.csv = self.pasta / f"imunizacao-{visao}-{UFS[uf].lower()}_{dia}.csv"
+        self.retirados = self.pasta / "removed.csv"
 
     def atualizar(self) -> str:
         """Traz o dia para a revisão em vigor e diz o que fez."""
@@ -151,12 +156,18 @@ class Dia:
         retirada = head.get("withdrawnUfs", {}).get(self.uf)
         if head["state"] == "withdrawn" or retirada:
             motivo = retirada["reason"] if retirada else head["history"][-1].get("note", "")
-            self.apagar()
+            self.csv.unlink(missing_ok=True)
+            # removed.csv é do dia, não da UF: só sai com o dia inteiro, ou as doses que ele cancela nos dias anteriores voltariam a valer.
+            if head["state"] == "withdrawn":
+                self.retirados.unlink(missing_ok=True)
+            elif tenho["revisao"] != head["revision"] or not self.retirados.exists():
+                self.baixar_retirados(head["current"], self.descrever_dia(head["current"]))
             self.estado["dias"][self.dia] = {"revisao": head["revision"], "situacao": "retirado"}
             return f"retirado: {motivo}"
         if tenho["revisao"] == head["revision"] and tenho.get("situacao") != "retirado" and self.inteiro(tenho):
             return f"revisão {head['revision']}, sem mudanças"
-        dia, recurso = self.descrever(head["current"])
+        dia = self.descrever_dia(head["current"])
+        recurso = self.descrever(head["current"], dia)
         como = "baixado"
         if recurso is None:
             # Nenhuma dose do dia tem residência: não há arquivos de residentes.
@@ -174,12 +185,7 @@ class Dia:
             if novo is not None:
                 gravar(self.csv, novo)
         # removed.csv e outcome.json não fazem parte da diferença: vêm sempre do conteúdo novo.
-        retirados = dia["files"]["removed"]
-        raiz = head["current"]["path"].rpartition("/")[0]
-        gravar(
-            self.pasta / "removed.csv",
-            self.bucket.conferido(f"{raiz}/removed.csv", retirados["sha256"], retirados["bytes"]),
-        )
+        self.baixar_retirados(head["current"], dia)
         self.estado["dias"][self.dia] = {
             "revisao": head["revision"],
             "contentId": head["current"]["contentId"],
@@ -189,14 +195,17 @@ class Dia:
         linhas = recurso["rnds:rows"] if recurso else 0
         return f"revisão {head['revision']} ({head['history'][-1]['reason']}), {linhas} doses, {como}"
 
-    def descrever(self, atual: dict):
-        """day.json e o recurso desta operação no descritor da UF, conferidos de cima para baixo."""
+    def descrever_dia(self, atual: dict) -> dict:
+        """day.json, conferido com o head."""
         raiz = atual["path"]
         if raiz != f"v1/days/{self.dia}/c-{atual['contentId']}/day.json":
             raise Problema(f"head.json de {self.dia} aponta para fora do dia. Não use este dia e avise quem publica.")
-        dia = json.loads(self.bucket.conferido(raiz, atual["sha256"], atual["bytes"]))
+        return json.loads(self.bucket.conferido(raiz, atual["sha256"], atual["bytes"]))
+
+    def descrever(self, atual: dict, dia: dict):
+        """O recurso desta operação no descritor da UF, conferido com day.json; None quando o dia não tem residentes."""
         da_uf = next(uf for uf in dia["files"]["ufs"] if uf["uf"] == self.uf)
-        chave = f"{raiz.rpartition('/')[0]}/uf={self.uf}/datapackage.json"
+        chave = f"{atual['path'].rpartition('/')[0]}/uf={self.uf}/datapackage.json"
         pacote = json.loads(self.bucket.conferido(chave, da_uf["sha256"], da_uf["bytes"]))
         nome = f"imunizacao-{self.visao}-{UFS[self.uf].lower()}"
         recurso = next((um for um in pacote["resources"] if um["name"] == nome), None)
@@ -206,18 +215,19 @@ class Dia:
             raise Problema(
                 f"O descritor {chave} cita um caminho que não é permitido. Não use este dia e avise quem publica."
             )
-        return dia, recurso
+        return recurso
+
+    def baixar_retirados(self, atual: dict, dia: dict) -> None:
+        """O removed.csv do conteúdo em vigor."""
+        dito = dia["files"]["removed"]
+        chave = f"{atual['path'].rpartition('/')[0]}/removed.csv"
+        gravar(self.retirados, self.bucket.conferido(chave, dito["sha256"], dito["bytes"]))
 
     def inteiro(self, tenho: dict) -> bool:
         """Se a cópia local ainda é o que foi baixado."""
         if not tenho.get("sha256"):
             return tenho.get("situacao") is not None
         return self.csv.exists() and hashlib.sha256(self.csv.read_bytes()).hexdigest() == tenho["sha256"]
-
-    def apagar(self) -> None:
-        """O que foi retirado sai da cópia."""
-        for arquivo in (self.csv, self.pasta / "removed.csv"):
-            arquivo.unlink(missing_ok=True)
 
     # Passar da revisão n para a n + 1 sem baixar tudo.
 
@@ -235,7 +245,8 @@ class Dia:
             if diferenca is None or entrada.get("reconciliation", {}).get("verdict") == "gap":
                 return None
             if self.visao == "residentes" or self.uf in diferenca["ufs"]:
-                novo = aplicar(texto, self.baixar_diferenca(entrada), self.coluna, self.uf)
+                arquivos = self.baixar_diferenca(entrada)
+                novo = aplicar(texto, arquivos, self.coluna, self.uf) if arquivos is not None else None
                 if novo is None:
                     return None
                 texto = novo
@@ -249,9 +260,11 @@ class Dia:
         """A coluna que diz em que arquivo a linha está."""
         return "co_municipio_estabelecimento" if self.visao == "total" else "co_municipio_paciente"
 
-    def baixar_diferenca(self, entrada: dict) -> dict:
-        """Os três arquivos da diferença, conferidos com o histórico."""
+    def baixar_diferenca(self, entrada: dict):
+        """Os três arquivos da diferença, conferidos com o histórico; None quando foram apagados."""
         diferenca = entrada["diff"]
+        if "purgedAt" in diferenca:
+            return None
         inicio = f"v1/days/{self.dia}/diff/{entrada['supersedes']}-{entrada['revision']}-"
         if not re.fullmatch(re.escape(inicio) + "[0-9a-f]{64}", diferenca["path"]):
             raise Problema(
@@ -260,7 +273,10 @@ class Dia:
         arquivos = {}
         for nome in ("added", "changed", "removed"):
             dito = diferenca["files"][nome]
-            corpo = self.bucket.conferido(f"{diferenca['path']}/{nome}.csv", dito["sha256"], dito["bytes"])
+            try:
+                corpo = self.bucket.conferido(f"{diferenca['path']}/{nome}.csv", dito["sha256"], dito["bytes"])
+            except Falta:
+                return None
             arquivos[nome] = corpo.decode("utf-8")
         return arquivos
 
@@ -322,8 +338,8 @@ def consolidar(pasta: Path, dias: list) -> int:
             do_dia = [(linha, valores[documento].rpartition("-i")[0]) for linha, valores in linhas]
             partes.append([linha + resto for linha, raiz in do_dia if raiz not in vistos])
             vistos.update(raiz for _, raiz in do_dia)
-        if (dia.pasta / "removed.csv").exists():
-            _, nomes, retirados = linhas_de(texto_de(dia.pasta / "removed.csv"))
+        if dia.retirados.exists():
+            _, nomes, retirados = linhas_de(texto_de(dia.retirados))
             vistos.update(valores[nomes.index("co_documento")].rpartition("-i")[0] for _, valores in retirados)
     if not colunas:
         (pasta / "consolidado.csv").unlink(missing_ok=True)

@@ -32,7 +32,7 @@ TITLES: Final[dict[Kind, str]] = {
     "diff": "diffs that no history names",
     "withdrawn": "files of withdrawn days and UFs past their grace period",
     "probe": "leftovers of the probe",
-    "runs": "objects of earlier runs",
+    "runs": "objects of earlier runs; their outcomes and receipts of publications stay as long as Data Docs",
     "landing": "newest landings past their retention",
     "checkpoints": "page checkpoints of finished runs",
     "quarantine": "quarantine datasets that nothing names, or past their retention",

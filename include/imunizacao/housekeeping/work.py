@@ -40,6 +40,8 @@ _STAYS: Final = re.compile(
 )
 """Known, and never removed here: counts of days for the weeks after, reference tables, what waits for import, styles of the reports."""
 _CHECKPOINT: Final = re.compile(r"/extract/slice=[^/]+/(walk-[0-9a-f]+/page-[0-9]{6}|export-.+)")
+_RECORD: Final = re.compile(r"/outcomes/|/(publish|nominal)/receipt\.json$")
+"""What stays longer than the run itself: counts of its stages, and what it published, without which `keys sign` signs nothing again."""
 _SLICE: Final = re.compile(r"(.+/extract/slice=[^/]+/)")
 
 Rule = Callable[[Place, str, Sequence[ObjectInfo]], Iterator[Removal]]
@@ -97,16 +99,16 @@ class _Run:
 
 
 def _runs(place: Place, day: str, infos: Sequence[ObjectInfo]) -> Iterator[Removal]:
-    """Earlier runs but for their outcomes, and landings, of a day on which no run is at work.
+    """Earlier runs but for their records, and landings, of a day on which no run is at work.
 
     The newest whole landing of the day stays longer; so does every object that it, or a run that stays, has taken over from
     an earlier run.
     """
-    outcomes = [info for info in infos if "/outcomes/" in info.key]
-    old_outcomes = [info for info in outcomes if place.is_old([info], place.settings.docs_days)]
-    if old_outcomes:
-        yield _removal("runs", f"work:v1/day={day}/ outcomes", old_outcomes)
-    objects = [info for info in infos if "/outcomes/" not in info.key]
+    records = [info for info in infos if _RECORD.search(info.key)]
+    old_records = [info for info in records if place.is_old([info], place.settings.docs_days)]
+    if old_records:
+        yield _removal("runs", f"work:v1/day={day}/ outcomes and receipts of publications", old_records)
+    objects = [info for info in infos if not _RECORD.search(info.key)]
     if not all(place.is_orphaned([info]) for info in objects):
         return
     runs = _sorted(place, objects)

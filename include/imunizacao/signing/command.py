@@ -17,7 +17,7 @@ from imunizacao.reference_day import ReferenceDay
 from imunizacao.settings import BucketSettings, bucket_settings_from_env
 from imunizacao.signing.days import Vouch, published_days, resign_day
 from imunizacao.signing.keys import Signer, fingerprint_of, load_signer, new_key
-from imunizacao.signing.ring import EndState, publish_key, read_keys, set_state
+from imunizacao.signing.ring import EndState, name_keys, publish_key, read_keys, set_state
 from imunizacao.storage import ObjectStore, open_nominal_store, open_public_store, open_work_store, sha256_of
 
 _DONE = {"retired": "the days that it signed stay good", "revoked": "no signature by it is good any more"}
@@ -80,7 +80,7 @@ def _new(options: argparse.Namespace, env: Mapping[str, str], out: TextIO, termi
     print(f"fingerprint  {signer.fingerprint}", file=out)
     if settings is not None:
         for store in _buckets(settings):
-            publish_key(store, signer, now=_now())
+            _publish_key(store, signer)
             print(f"published    {store.bucket}", file=out)
     print(
         "Keep the file where secrets are kept, with a copy in another place. Next: docs/runbook/signing-keys.md",
@@ -143,6 +143,7 @@ def _sign(options: argparse.Namespace, env: Mapping[str, str], out: TextIO, term
     work = open_work_store(settings.storage)
     left = 0
     for store, stage in zip(_buckets(settings), ("publish", "nominal"), strict=False):
+        _publish_key(store, signer)
         days = [str(ReferenceDay.parse(options.day))] if options.day else list(published_days(store))
         left += _sign_days(
             store, days, signer, vouched=_anything if options.without_receipt else _receipts(work, stage), out=out
@@ -153,6 +154,12 @@ def _sign(options: argparse.Namespace, env: Mapping[str, str], out: TextIO, term
             "confirms: docs/runbook/signing-keys.md."
         )
     return 0
+
+
+def _publish_key(store: ObjectStore, signer: Signer) -> None:
+    """Before a head names it: a reader gets to the key by the catalog."""
+    publish_key(store, signer, now=_now())
+    name_keys(store)
 
 
 def _sign_days(store: ObjectStore, days: list[str], signer: Signer, *, vouched: Vouch, out: TextIO) -> int:

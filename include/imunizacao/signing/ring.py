@@ -9,7 +9,7 @@ import msgspec
 
 from imunizacao.errors import ConfigurationError
 from imunizacao.events import log_event
-from imunizacao.manifests import KEYS_KEY, Keys, PublicKey, decode, encode, public_key_key
+from imunizacao.manifests import CATALOG_KEY, KEYS_KEY, Catalog, Keys, PublicKey, decode, encode, public_key_key
 from imunizacao.signing.keys import Signer
 from imunizacao.storage import ObjectStore, put_once, sha256_of, swap
 
@@ -50,6 +50,18 @@ def publish_key(store: ObjectStore, signer: Signer, *, now: datetime) -> None:
 
     if swap(store, KEYS_KEY, decide):
         log_event("signing.key_published", bucket=store.bucket, key_id=signer.key_id)
+
+
+def name_keys(store: ObjectStore) -> None:
+    """Let the catalog name the list of keys, for keys that come by something else than a publication. Without a catalog there is nothing to do."""
+
+    def decide(body: bytes | None) -> tuple[bytes | None, None]:
+        catalog = decode(Catalog, body, CATALOG_KEY) if body is not None else None
+        if catalog is None or catalog.keys is not None:
+            return None, None
+        return encode(msgspec.structs.replace(catalog, keys=KEYS_KEY)), None
+
+    swap(store, CATALOG_KEY, decide)
 
 
 def set_state(store: ObjectStore, key_id: str, state: EndState, *, now: datetime) -> PublicKey | None:

@@ -71,6 +71,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="public key to believe instead of those in the bucket; may be repeated",
     )
     parser.add_argument("--require-signature", action="store_true", help="a day that is not signed is a finding")
+    parser.add_argument(
+        "--thorough",
+        action="store_true",
+        help="apply every difference to the revision before it; reads the files of all revisions, not of the present one alone",
+    )
     parser.add_argument("--json", action="store_true", help="the report as JSON instead of a table")
     parser.add_argument("--jobs", type=int, default=4, help="files that are read at once (default 4)")
 
@@ -84,6 +89,7 @@ def _verify(options: argparse.Namespace, env: Mapping[str, str], out: TextIO, te
             ufs=options.uf,
             keys=options.key,
             require_signature=options.require_signature,
+            thorough=options.thorough,
             jobs=options.jobs,
             progress=_show if terminal else None,
         )

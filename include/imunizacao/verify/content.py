@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from imunizacao.verify import forms
-from imunizacao.verify.files import UfFiles, UfSeen, check_municipality, check_residents, check_uf
+from imunizacao.verify.files import FileNamed, UfFiles, UfSeen, check_municipality, check_residents, check_uf
 from imunizacao.verify.forms import Json, Malformed
 from imunizacao.verify.found import Findings
 from imunizacao.verify.layout import DOCUMENT, UFS, is_inside
@@ -68,6 +68,8 @@ class Seen:
     bytes: int = 0
     ufs: list[str] = field(default_factory=list)
     schema: Schema | None = None
+    wholes: dict[str, FileNamed] = field(default_factory=dict)
+    """File of each UF whose descriptor was read."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -202,6 +204,7 @@ class ContentCheck:
         whole = not self.wanted
         described = read if not whole else list(root.ufs)
         packages = {files.uf: files for files in self._each(self._describe, described) if files is not None}
+        seen.wholes = {code: files.whole for code, files in packages.items()}
         readable = [packages[code] for code in read if code in packages]
         by_size = sorted(readable, key=lambda files: -files.whole.bytes)
         # `read` holds a UF that may not be described: then nothing can be said of its rows.

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 from imunizacao.errors import StorageUnavailable
 from imunizacao.verify import forms
-from imunizacao.verify.content import SMALL, ContentCheck, Root, read_root
+from imunizacao.verify.content import SMALL, ContentCheck, Root, Seen, read_root
 from imunizacao.verify.diffs import check_diff
+from imunizacao.verify.files import FileNamed
 from imunizacao.verify.forms import Malformed
 from imunizacao.verify.found import Findings
 from imunizacao.verify.heads import Entry, Head, read_head
@@ -28,8 +29,10 @@ class Checked:
     """A day's report, and what its month's row is compared with."""
 
     report: DayReport
-    head: Head | None
-    root: Root | None
+    head: Head | None = None
+    root: Root | None = None
+    wholes: dict[str, FileNamed] = field(default_factory=dict)
+    """File of each UF, as the descriptors that were read name it."""
 
 
 @dataclass(kw_only=True)
@@ -41,6 +44,8 @@ class DayCheck:
     keys: Keys
     ufs: Sequence[str] = ()
     require_signature: bool = False
+    thorough: bool = False
+    """Apply every difference as well."""
     sleep: Callable[[float], None] = time.sleep
     _schemas: dict[str, Schema] = field(default_factory=dict)
 
@@ -75,26 +80,26 @@ class DayCheck:
         report = DayReport(day=day)
         if body is None:
             report.state = "pending"
-            return Checked(report=report, head=None, root=None)
+            return Checked(report=report)
         findings = report.findings
         try:
             document = forms.parse(body)
         except Malformed as error:
             findings.add("form", head_key(day), error.member, expected=error.expected)
-            return Checked(report=report, head=None, root=None)
+            return Checked(report=report)
         head = read_head(document, day, findings)
         if head is None:
-            return Checked(report=report, head=None, root=None)
+            return Checked(report=report)
         report.state, report.revision = head.state, head.revision
         report.withdrawn_ufs = sorted(head.withdrawn)
         report.notes += head.notes
         last = head.history[-1]
         roots = self._roots(head, findings)
         root = roots.get(last.path) if head.current is not None else None
-        schema = None
+        seen = Seen()
         if root is not None and head.current is not None:
             findings.expect("sums", root.key, "rows of the head", expected=head.current["rows"], found=root.rows)
-            schema = self._content(head, last, root, report)
+            seen = self._content(head, last, root, report)
         self._check_signatures(head, roots, report)
         if self.ufs:
             report.notes.append(
@@ -103,10 +108,16 @@ class DayCheck:
         else:
             for entry in head.history:
                 files = check_diff(
-                    self.reader, head, entry, schema=schema if entry is last else None, roots=roots, findings=findings
+                    self.reader,
+                    head,
+                    entry,
+                    schema=seen.schema if entry is last else None,
+                    roots=roots,
+                    findings=findings,
+                    apply=self.thorough,
                 )
                 report.files += files
-        return Checked(report=report, head=head, root=root)
+        return Checked(report=report, head=head, root=root, wholes=seen.wholes)
 
     def _roots(self, head: Head, findings: Findings) -> dict[str, Root]:
         """day.json of every revision, by path; of those that may be gone, the ones that are there."""
@@ -120,11 +131,10 @@ class DayCheck:
                 roots[entry.path] = root
             if head.may_be_gone(entry.path):
                 mine.items = [finding for finding in mine.items if finding.kind != "missing"]
-            for finding in mine.items:
-                findings.add(finding.kind, finding.path, finding.what, expected=finding.expected, found=finding.found)
+            findings.take(mine)
         return roots
 
-    def _content(self, head: Head, entry: Entry, root: Root, report: DayReport) -> Schema | None:
+    def _content(self, head: Head, entry: Entry, root: Root, report: DayReport) -> Seen:
         seen = ContentCheck(
             reader=self.reader,
             root=root,
@@ -138,7 +148,7 @@ class DayCheck:
         ).run()
         report.rows, report.ufs, report.files, report.bytes = seen.rows, len(seen.ufs), seen.files, seen.bytes
         report.notes += seen.notes
-        return seen.schema
+        return seen
 
     def _check_signatures(self, head: Head, roots: dict[str, Root], report: DayReport) -> None:
         findings, done = report.findings, set()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections import Counter
 from typing import Final
 
 from imunizacao.verify import forms
+from imunizacao.verify.applied import Steps, check_applied
 from imunizacao.verify.content import Root
 from imunizacao.verify.forms import Json, Malformed
 from imunizacao.verify.found import Findings
@@ -16,17 +16,25 @@ from imunizacao.verify.layout import BEFORE, DOCUMENT, GONE, PLACE, UFS
 from imunizacao.verify.readers import Missing, Reader
 from imunizacao.verify.schema import Column, Schema
 from imunizacao.verify.sums import Keys
-from imunizacao.verify.tables import Order, Table
+from imunizacao.verify.tables import Order, Table, header_of
 
 _COUNTS: Final = ("added", "changed", "removed", "movedIn", "movedOut")
 _FILES: Final = ("added", "changed", "removed")
-_LONGEST_HEADER: Final = 1 << 16
 
 
 def check_diff(
-    reader: Reader, head: Head, entry: Entry, *, schema: Schema | None, roots: dict[str, Root], findings: Findings
+    reader: Reader,
+    head: Head,
+    entry: Entry,
+    *,
+    schema: Schema | None,
+    roots: dict[str, Root],
+    findings: Findings,
+    apply: bool = False,
 ) -> int:
     """Check the diff of one entry; returns the number of files read. `schema` is that of its content, where it is known.
+
+    With `apply` it is applied to the files of the revision before, where both contents are still there.
 
     Files may be gone when the diff says so (`purgedAt`), or the content on either side was withdrawn and purged.
     """
@@ -58,12 +66,17 @@ def check_diff(
     before = next((old for old in head.history if old.revision == entry.supersedes), None)
     sides = [side for side in (before, entry) if side is not None]
     may_be_gone = "purgedAt" in diff or any(side.path and head.may_be_gone(side.path) for side in sides)
+    steps = Steps() if apply else None
+    before_it = len(findings)
     try:
-        _check_files(reader, path, named, totals, said, schema, findings)
+        _check_files(reader, path, named, totals, said, schema, steps, findings)
     except Missing as error:
         if not may_be_gone:
             findings.add("missing", error.key, f"{where} names it", expected="an object", found=error.why)
         return 0
+    old, new = (roots.get(side.path) if side is not None else None for side in (before, entry))
+    if steps is not None and before is not None and old is not None and new is not None and len(findings) == before_it:
+        check_applied(reader, head, path, (before, entry), (old, new), steps, findings)
     return len(_FILES)
 
 
@@ -90,6 +103,7 @@ def _check_files(
     totals: dict[str, int],
     said: dict[str, dict[str, int]],
     schema: Schema | None,
+    steps: Steps | None,
     findings: Findings,
 ) -> None:
     found: dict[str, Counter[str]] = {}
@@ -97,7 +111,7 @@ def _check_files(
     doses = schema
     for name in _FILES:
         key = f"{path}/{name}.csv"
-        columns = _schema_of(name, doses if doses is not None else _header_of(reader, key))
+        columns = _schema_of(name, doses if doses is not None else header_of(reader, key))
         if name == "added" and doses is None:
             # The contract of an older revision is what its first file says.
             doses = columns
@@ -112,6 +126,12 @@ def _check_files(
             places, documents = batch.columns[place], batch.columns[document]
             order.check(list(zip(places, documents, strict=True)), batch.first)
             keys.add(documents)
+            if steps is not None and name != "added":
+                steps.leave(batch.columns[old], documents)
+            if steps is not None and name != "removed":
+                # The two last columns of changed.csv are not of the file of doses.
+                own = batch.lines if name == "added" else [line.rsplit(b";", 2)[0] for line in batch.lines]
+                steps.come(places, own)
             for (here, there), rows in Counter(zip(places, batch.columns[old], strict=True)).items():
                 found.setdefault(here[:2], Counter())[name] += rows
                 if here[:2] != there[:2]:
@@ -138,18 +158,3 @@ def _schema_of(name: str, doses: Schema) -> Schema:
     names = doses.names
     more = tuple(Column(name=column, tests=()) for column in BEFORE if column not in names)
     return Schema(columns=(*doses.columns, *more))
-
-
-def _header_of(reader: Reader, key: str) -> Schema:
-    """Columns as the header names them, without tests."""
-    first = b""
-    for block in reader.stream(key):
-        first += block
-        if b"\n" in first or len(first) > _LONGEST_HEADER:
-            break
-    line = first.partition(b"\n")[0].decode(errors="replace")
-    try:
-        names = next(csv.reader([line], delimiter=";", strict=True), [])
-    except csv.Error:
-        names = []
-    return Schema(columns=tuple(Column(name=name, tests=()) for name in names))

@@ -42,6 +42,8 @@ ADVICE: Final[dict[str, str]] = {
     "diff": "Do not apply this difference: fetch the whole day instead.",
     "month-index": _DERIVED,
     "catalog": _DERIVED,
+    "bulk-publish": _DERIVED,
+    "dcat": "Read catalog.json instead. The publisher makes it anew by deleting it and running a day.",
     "key": "Ask the publisher, by another way than this bucket, which keys are good.",
     "signature": "Treat the day as unsigned: ask the publisher, by another way than this bucket, whether it is theirs.",
     "withdrawal": "Read nothing of what is withdrawn; tell the publisher that its notice is not well formed.",
@@ -93,6 +95,12 @@ class Findings:
             return True
         self.add(kind, path, what, expected=expected, found=found)
         return False
+
+    def take(self, other: Findings) -> None:
+        """Note all findings of another list."""
+        for one in other.items:
+            self.add(one.kind, one.path, one.what, expected=one.expected, found=one.found)
+        self.more += other.more
 
     def __len__(self) -> int:
         return len(self.items) + self.more

@@ -15,6 +15,7 @@ UFS: Final[dict[str, str]] = {
 """IBGE code → initials, in code order."""
 
 CATALOG: Final = "v1/catalog.json"
+DCAT: Final = "v1/catalog.jsonld"
 KEYS: Final = "v1/keys/index.json"
 REASONS: Final = frozenset(
     {
@@ -70,3 +71,8 @@ def root_key(day: str, content_id: str) -> str:
 def month_key(month: str) -> str:
     """Index of a month."""
     return f"v1/months/{month}/index.json"
+
+
+def bulk_key(month: str) -> str:
+    """`$bulk-publish` manifest of a month."""
+    return f"v1/months/{month}/bulk-publish.json"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 _PARTS = 16
-_MASK = (1 << 64) - 1
+MASK = (1 << 64) - 1
 
 
 class Keys:
@@ -22,7 +22,7 @@ class Keys:
         """Note keys."""
         parts = self._parts
         for key in keys:
-            number = hash(key) & _MASK
+            number = hash(key) & MASK
             parts[number % _PARTS].append(number)
 
     def take(self, other: Keys) -> None:

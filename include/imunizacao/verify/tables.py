@@ -15,7 +15,8 @@ from typing import Final
 
 from imunizacao.verify.found import Findings, RowFindings
 from imunizacao.verify.layout import DOCUMENT, FORMULA_STARTS, TEXT_COLUMNS
-from imunizacao.verify.schema import Schema
+from imunizacao.verify.readers import Reader
+from imunizacao.verify.schema import Column, Schema
 
 _BOM: Final = b"\xef\xbb\xbf"
 _LONGEST_LINE: Final = 1 << 20
@@ -227,6 +228,21 @@ class Order:
                 elif after < before:
                     self._notes.add("order", f"out of order by {self._what}", row=number)
         self._last = keys[-1]
+
+
+def header_of(reader: Reader, key: str) -> Schema:
+    """Columns as the header names them, without tests."""
+    first = b""
+    for block in reader.stream(key):
+        first += block
+        if b"\n" in first or len(first) > _LONGEST_LINE:
+            break
+    line = first.partition(b"\n")[0].decode(errors="replace")
+    try:
+        names = next(csv.reader([line], delimiter=";", strict=True), [])
+    except csv.Error:
+        names = []
+    return Schema(columns=tuple(Column(name=name, tests=()) for name in names))
 
 
 def header_line(names: Sequence[str]) -> bytes:

@@ -13,12 +13,14 @@ from typing import Final
 
 from imunizacao.errors import ConfigurationError, StorageUnavailable
 from imunizacao.verify import forms
+from imunizacao.verify.bulk import check_bulk
 from imunizacao.verify.content import SMALL, Root, fetch
 from imunizacao.verify.day import Checked, DayCheck
+from imunizacao.verify.dcat import check_dcat
 from imunizacao.verify.forms import Json, Malformed
 from imunizacao.verify.found import Findings
 from imunizacao.verify.heads import Head
-from imunizacao.verify.layout import CATALOG, KEYS, UFS, head_key, month_key
+from imunizacao.verify.layout import CATALOG, DCAT, KEYS, UFS, bulk_key, head_key, month_key
 from imunizacao.verify.readers import Missing, Reader, TooLarge, read_small
 from imunizacao.verify.report import DayReport, Report
 from imunizacao.verify.signatures import Keys, load_keys
@@ -62,6 +64,7 @@ def verify_bucket(
     ufs: Sequence[str] = (),
     keys: Sequence[Path] = (),
     require_signature: bool = False,
+    thorough: bool = False,
     jobs: int = 4,
     waits: Sequence[float] = WAITS,
     sleep: Callable[[float], None] = time.sleep,
@@ -72,7 +75,8 @@ def verify_bucket(
     From `v1/catalog.json` over month index and head to day.json, descriptors and files: sizes, hashes, form and every cell of the
     CSVs, order and uniqueness of keys, sums of municipalities, UFs and residents, the content id, accounts, history, diffs, signatures,
     withdrawals. `ufs` (IBGE codes) reads only those: sums of the whole day are then left out, and the report says so. `keys` are
-    files with public keys to believe; without them the bucket's own index is believed. With `require_signature` an unsigned day is a finding.
+    files with public keys to believe; without them the bucket's own index is believed. With `require_signature` an unsigned day is a finding. `thorough` applies
+    every difference of the history to the files of the revision before it, where both are still there: all revisions are read then.
 
     A head that moves meanwhile is read again; an index that lags behind its heads is looked at again after each of `waits` seconds. Days
     without a head between published ones are reported as pending. Memory is that of a few batches of rows and 8 bytes per row of the
@@ -94,7 +98,13 @@ def verify_bucket(
                 "--require-signature needs the Python package cryptography: pip install cryptography."
             )
         walk.days = DayCheck(
-            reader=reader, pool=pool, keys=known, ufs=tuple(ufs), require_signature=require_signature, sleep=sleep
+            reader=reader,
+            pool=pool,
+            keys=known,
+            ufs=tuple(ufs),
+            require_signature=require_signature,
+            thorough=thorough,
+            sleep=sleep,
         )
         try:
             walk.run(selection, catalog, progress or (lambda day: None))
@@ -218,7 +228,7 @@ class _Walk:
     # --- months and days ---------------------------------------------------------------------------
 
     def run(self, selection: Selection, catalog: _Catalog, progress: Progress) -> None:
-        """Check months in order."""
+        """Check months in order, then how the catalog is described elsewhere."""
         for month in selection.months(list(catalog.months)):
             rows = self._index(month, Findings())
             listed = set(rows or {})
@@ -232,9 +242,11 @@ class _Walk:
             end = f"{month}-99" if any(other > month for other in catalog.months) else bounds[-1] if bounds else ""
             pending = [day for day in selection.days(month) if bounds and bounds[0] < day < end and day not in checked]
             for day in pending:
-                checked[day] = Checked(report=DayReport(day=day, state="pending"), head=None, root=None)
+                checked[day] = Checked(report=DayReport(day=day, state="pending"))
             self.report.days += [checked[day].report for day in sorted(checked)]
             self._compare(month, checked, catalog, whole=not selection.day)
+        if catalog.months:
+            self._dcat()
 
     def _index(self, month: str, findings: Findings) -> dict[str, Json] | None:
         """Rows of a month index by day; None when there is none that can be followed."""
@@ -269,14 +281,12 @@ class _Walk:
             index = self._index(month, findings) if heads or month in catalog.months else {}
             if index is not None:
                 self._compare_index(month, index, checked, findings, whole=whole)
-                self._compare_catalog(month, index, catalog, findings)
+                has_bulk = self._compare_bulk(month, checked, findings, whole=whole)
+                self._compare_catalog(month, index, catalog, findings, has_bulk=has_bulk)
             if not len(findings) or wait is None:
                 break
             self.sleep(wait)
-        for finding in findings.items:
-            self.report.findings.add(
-                finding.kind, finding.path, finding.what, expected=finding.expected, found=finding.found
-            )
+        self.report.findings.take(findings)
 
     def _compare_index(
         self, month: str, index: dict[str, Json], checked: dict[str, Checked], findings: Findings, *, whole: bool
@@ -298,10 +308,7 @@ class _Walk:
     def _compare_row(
         self, key: str, row: Json, head: Head, root: Root | None, report: DayReport, findings: Findings
     ) -> None:
-        if row.get("revision") != head.revision and self._moved(head):
-            note = "a new revision came while the bucket was read: this one is what was checked"
-            if note not in report.notes:
-                report.notes.append(note)
+        if row.get("revision") != head.revision and self._moved(head, report):
             return
         wanted = {"state": head.state, "revision": head.revision, "path": head.key}
         for name, expected in wanted.items():
@@ -334,14 +341,65 @@ class _Walk:
             "month-index", key, f"withdrawn UFs of {head.day}", expected=away, found=row.get("withdrawnUfs", [])
         )
 
-    def _moved(self, head: Head) -> bool:
-        """Whether the head is another one by now."""
+    def _moved(self, head: Head, report: DayReport) -> bool:
+        """Whether the head is another one by now, which is told."""
         try:
-            return bool(forms.parse(read_small(self.reader, head.key, most=SMALL)).get("revision") != head.revision)
+            now = forms.parse(read_small(self.reader, head.key, most=SMALL))
         except (Missing, Malformed, TooLarge):
             return False
+        if (now.get("revision"), now.get("current")) == (head.revision, head.current):
+            return False
+        note = "it was published again while the bucket was read: what was there before is what was checked"
+        if note not in report.notes:
+            report.notes.append(note)
+        return True
 
-    def _compare_catalog(self, month: str, index: dict[str, Json], catalog: _Catalog, findings: Findings) -> None:
+    def _compare_bulk(self, month: str, checked: dict[str, Checked], findings: Findings, *, whole: bool) -> bool:
+        """`$bulk-publish` manifest against heads and descriptors; whether it is there."""
+        key = bulk_key(month)
+        try:
+            document = forms.parse(read_small(self.reader, key, most=SMALL))
+            check_bulk(
+                document,
+                month,
+                checked,
+                findings,
+                whole=whole,
+                has_moved=lambda one, head: self._moved(head, one.report),
+            )
+        except Missing as error:
+            # A month whose days are all damaged has none.
+            if any(one.head is not None and not len(one.report.findings) for one in checked.values()):
+                findings.add("missing", key, "the files of a month with heads", expected="an object", found=error.why)
+            return False
+        except Malformed as error:
+            findings.add("bulk-publish", key, error.member, expected=error.expected)
+        except TooLarge:
+            findings.add("bulk-publish", key, "larger than any manifest")
+        return True
+
+    def _dcat(self) -> None:
+        """The description in DCAT against the catalog: both are read here, the description is written last."""
+        for wait in (*self.waits, None):
+            findings = Findings()
+            try:
+                catalog = forms.parse(read_small(self.reader, CATALOG, most=SMALL))
+                document = forms.parse(read_small(self.reader, DCAT, most=SMALL))
+                check_dcat(document, catalog, findings)
+            except Missing as error:
+                findings.add("missing", error.key, "described by the contract", expected="an object", found=error.why)
+            except Malformed as error:
+                findings.add("dcat", DCAT, error.member, expected=error.expected)
+            except TooLarge:
+                findings.add("dcat", DCAT, "larger than any description")
+            if not len(findings) or wait is None:
+                break
+            self.sleep(wait)
+        self.report.findings.take(findings)
+
+    def _compare_catalog(
+        self, month: str, index: dict[str, Json], catalog: _Catalog, findings: Findings, *, has_bulk: bool
+    ) -> None:
         if not catalog.months:
             return
         row = self._catalog_row(month)
@@ -355,6 +413,8 @@ class _Walk:
         }
         for name, number in found.items():
             findings.expect("catalog", CATALOG, f"{name} of {month}", expected=number, found=_number(row, name))
+        bulk = bulk_key(month) if has_bulk else None
+        findings.expect("catalog", CATALOG, f"bulkPublish of {month}", expected=bulk, found=row.get("bulkPublish"))
 
     def _catalog_row(self, month: str) -> Json | None:
         try:
