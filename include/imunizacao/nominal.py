@@ -6,6 +6,7 @@ runs and in the nominal bucket afterwards, never in the work bucket. Receipts, l
 
 from __future__ import annotations
 
+import hmac
 import shutil
 import tempfile
 import time
@@ -13,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+
+import pyarrow.parquet
 
 from imunizacao.contract import csv_header, load_contract
 from imunizacao.errors import ContractViolation
@@ -60,9 +63,11 @@ def nominal_day(
 ) -> NominalReceipt:
     """Write one file per UF with the rows that were published, and move the head of the nominal bucket.
 
-    Exactly the published rows: each of them must find its person in the landing, or a `ContractViolation` stops the stage.
+    Exactly the published rows: each of them must find its person in the landing that `flatten` read, and the number of that person must
+    give its pseudonym, or a `ContractViolation` stops the stage.
     """
     started = time.monotonic()
+    _require_same_landing(inputs)
     nominal.require_bucket()
     folder = Path(tempfile.mkdtemp(prefix="nominal-", dir=engine.scratch_dir))
     try:
@@ -87,6 +92,7 @@ def nominal_day(
             )
         with open_engine(engine, folder) as duck:
             cuts, facts = _cut(duck, day=str(context.day), ufs=tables["ufs"], folder=folder)
+        _require_own_persons(folder / "nominal.parquet", pseudonym.key, day=str(context.day))
         rows = sum(file.rows for file in cuts.files)
         if rows != inputs.split.rows:
             raise ContractViolation(
@@ -137,6 +143,31 @@ def nominal_day(
         seconds=receipt.seconds,
     )
     return receipt
+
+
+def _require_same_landing(inputs: PublishInputs) -> None:
+    """Rows find their persons by part and line, which mean nothing in another landing."""
+    read = inputs.flatten.landing
+    if read is None or read.sha256 != inputs.extract.manifest.sha256:
+        raise ContractViolation(
+            f"The doses of {inputs.flatten.day} were made from another landing than the one of `extract`. Nothing nominal was published. "
+            "Clear `flatten` and run the day again; see docs/runbook/account-gap.md."
+        )
+
+
+def _require_own_persons(rows: Path, key: bytes, *, day: str) -> None:
+    """The number in each row gives the pseudonym in it, by Python's own HMAC."""
+    strangers = 0
+    with pyarrow.parquet.ParquetFile(rows) as file:
+        for batch in file.iter_batches(columns=["co_paciente", "nu_cns_paciente", "nu_cpf_paciente"]):
+            for pseudonym, cns, cpf in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                who = f"cns:{cns}" if cns else f"cpf:{cpf}"
+                strangers += hmac.digest(key, who.encode(), "sha256").hex() != pseudonym
+    if strangers:
+        raise ContractViolation(
+            f"{strangers} rows of {day} have the number of another person than their pseudonym says, or pseudonyms by another key than "
+            "today's. Nothing nominal was published. Clear `flatten` and run the day again; see docs/runbook/account-gap.md."
+        )
 
 
 def _cut(duck: Engine, *, day: str, ufs: Path, folder: Path) -> tuple[CutList, dict[str, Facts]]:

@@ -292,11 +292,15 @@ def nominal(
     inputs: PublishInputs,
     references: ReferenceSet,
     published: PublishReceipt,
+    reconciled: ReconcileReceipt,
     attempt: int = 1,
 ) -> nominal_stage.NominalReceipt | None:
-    """Publish the day with identifiers, into the bucket of the managers. None where that is off, or where readers see another version."""
+    """Publish the day with identifiers, into the bucket of the managers. None where that is off, or where readers see another version.
+
+    Never before `reconcile` has counted it well: persons of a content that is taken back would stay there.
+    """
     settings = services.settings
-    if settings.nominal is None or published.outcome not in {"published", "unchanged"}:
+    if settings.nominal is None or published.outcome not in {"published", "unchanged"} or reconciled.verdict != "ok":
         return None
     with services.outcomes.stage(context, "nominal", attempt) as record, _local_disk(services):
         receipt = nominal_stage.nominal_day(
@@ -568,7 +572,7 @@ def _make_day(
     published = publish(context, services, inputs=inputs, reason=reason)
     reconciled = reconcile(context, services, published=published)
     acknowledge(context, services, flattened=flattened, validated=validated)
-    nominal(context, services, inputs=inputs, references=references, published=published)
+    nominal(context, services, inputs=inputs, references=references, published=published, reconciled=reconciled)
     return DayResult(published=published, reconciled=reconciled, validated=validated)
 
 
