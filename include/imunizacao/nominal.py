@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow.parquet
@@ -21,6 +21,8 @@ from imunizacao.contract import csv_header, load_contract
 from imunizacao.errors import ContractViolation
 from imunizacao.events import Progress, log_event, no_progress
 from imunizacao.flatten import download_landing, run_flatten
+from imunizacao.heads import Commit, followed
+from imunizacao.manifests import Head, decode, encode, head_key
 from imunizacao.models import CutList, LandingManifest, PublishInputs, Receipt, RunContext, SplitReceipt, fingerprint
 from imunizacao.publish import publish_elsewhere
 from imunizacao.reference import ReferenceSet, load_references
@@ -28,7 +30,7 @@ from imunizacao.settings import EngineSettings, PseudonymSettings
 from imunizacao.signing import Signer
 from imunizacao.split import Facts, content_id, cut_body, write_body
 from imunizacao.sql import Engine, open_engine
-from imunizacao.storage import ObjectStore, put_receipt, read_object
+from imunizacao.storage import ObjectStore, put_receipt, read_object, sha256_of, swap
 
 STAGE = "nominal"
 
@@ -55,13 +57,18 @@ def nominal_day(
     references: ReferenceSet,
     pseudonym: PseudonymSettings,
     work: ObjectStore,
+    public: ObjectStore,
     nominal: ObjectStore,
     engine: EngineSettings,
     now: Callable[[], datetime],
+    reason: str = "",
     signer: Signer | None = None,
     progress: Progress = no_progress,
-) -> NominalReceipt:
+) -> NominalReceipt | None:
     """Write one file per UF with the rows that were published, and move the head of the nominal bucket.
+
+    None when readers see another version of the day by now, or none. A UF that is withdrawn in public is withdrawn here too, and its
+    file is not written; `reason` is that of the publication (`restore` brings back what is not withdrawn in public any more).
 
     Exactly the published rows: each of them must find its person in the landing that `flatten` read, and the number of that person must
     give its pseudonym, or a `ContractViolation` stops the stage.
@@ -69,6 +76,8 @@ def nominal_day(
     started = time.monotonic()
     _require_same_landing(inputs)
     nominal.require_bucket()
+    if _seen(public, inputs) is None:
+        return None
     folder = Path(tempfile.mkdtemp(prefix="nominal-", dir=engine.scratch_dir))
     try:
         for name, ref in (("published", inputs.flatten.dose), ("bad_keys", inputs.validate.bad_keys)):
@@ -99,6 +108,9 @@ def nominal_day(
                 f"{rows} rows of {context.day} found their person in the landing, {inputs.split.rows} were published. Nothing nominal was "
                 "published. Clear `flatten` and run the day again; see docs/runbook/account-gap.md."
             )
+        leader = _seen(public, inputs)
+        if leader is None:
+            return None
         identity = content_id(
             [*((file.path, file.sha256) for file in cuts.files), ("removed.csv", inputs.split.removed.sha256)]
         )
@@ -111,9 +123,12 @@ def nominal_day(
             work=work,
             store=nominal,
             now=now,
+            reason=reason,
+            leader=leader,
             signer=signer,
             progress=progress,
         )
+        _follow(context, public=public, nominal=nominal, now=now)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     receipt = NominalReceipt(
@@ -143,6 +158,32 @@ def nominal_day(
         seconds=receipt.seconds,
     )
     return receipt
+
+
+def _seen(public: ObjectStore, inputs: PublishInputs) -> Head | None:
+    """The public head, when it has this content; what is withdrawn there must not be here."""
+    stored = public.get_or_none(head_key(inputs.split.day))
+    head = decode(Head, stored.body, head_key(inputs.split.day)) if stored is not None else None
+    same = head is not None and head.current is not None and head.current.content_id == inputs.split.content_id
+    return head if same else None
+
+
+def _follow(context: RunContext, *, public: ObjectStore, nominal: ObjectStore, now: Callable[[], datetime]) -> None:
+    """Withdraw here what was withdrawn in public while this run was writing: its `withdraw` may have found no head here yet."""
+    key = head_key(str(context.day))
+    leader = decode(Head, public.get(key).body, key)
+    at = now().astimezone(UTC).isoformat(timespec="seconds")
+    token = sha256_of(f"{context.run_id}\0follow\0{leader.revision}".encode())[:32]
+    mark = Commit(token=token, run_id=context.run_id, code_version=context.code_version, at=at, reason="")
+
+    def decide(body: bytes | None) -> tuple[bytes | None, None]:
+        if body is None:
+            return None, None
+        head = decode(Head, body, key)
+        new = followed(head, leader, mark)
+        return encode(new) if new != head else None, None
+
+    swap(nominal, key, decide)
 
 
 def _require_same_landing(inputs: PublishInputs) -> None:
