@@ -157,9 +157,12 @@ class _Nominal:
         return [] if changer is None else self._told(changer.look)
 
     def withdraw(self) -> list[str]:
-        """Withdraw there; an error is an error, and nothing more is withdrawn then."""
+        """Withdraw there; an error is an error, and nothing more is withdrawn then. Nothing is if the public bucket would refuse it."""
         changer = self._changer()
-        return [] if changer is None else [self._note(changer.commit())]
+        if changer is None:
+            return []
+        self._public.look()
+        return [self._note(changer.commit())]
 
     def restore(self) -> list[str]:
         """Restore there what the public bucket has again; what cannot be restored stays withdrawn, and is told."""
@@ -285,9 +288,14 @@ class _Changer:
         return self._restore_ufs(head, head.current)
 
     def _withdraw(self, head: Head) -> tuple[Head, Head | None, list[str], list[str]]:
-        if head.current is None:
+        if head.current is None and head.withdrawn_by_person:
             return head, None, [], [f"The whole day is withdrawn since revision {head.revision}."]
-        if not self._asked:
+        if head.current is None and self._asked:
+            raise ConfigurationError(
+                f"{self._day} has no content since reconcile took it back in revision {head.revision}, and the next run publishes it with "
+                f"all UFs. Withdraw the whole day, or its UFs after that run. See {_RUNBOOK}."
+            )
+        if head.current is None or not self._asked:
             return head, without_day(head, self._commit), [], []
         ufs = self._codes(head, head.current)
         new = [uf for uf in ufs if uf not in head.withdrawn_ufs]
