@@ -145,6 +145,6 @@ with DAG(
     decided, cut = common.decide_day(validated).output, split(resolved, flattened, validated)
     published = publish(extracted, flattened, validated, cut, decided)
     common.acknowledge(flattened, validated, decided)
-    common.nominal(resolved, extracted, flattened, validated, cut, decided, published)
-    for closing in (published, reconcile(waiting.output, published, validated)):
+    for closing in (published, reconciled := reconcile(waiting.output, published, validated)):
         common.with_links(closing, common.ManifestLink(), common.PublicationLink())
+    common.nominal(resolved, extracted, flattened, validated, cut, decided, published, reconciled)

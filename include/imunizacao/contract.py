@@ -48,6 +48,14 @@ _PERSONAL_PATH = re.compile(
     r"|.*\b(subject|patient|performer|Bundle)\.(actor\.)?(identifier\.value|reference)"
 )
 """Elements that identify a person; what is derived from them (a pseudonym, an age) is another matter."""
+HOW_TO_READ = (
+    "Códigos são texto: zeros à esquerda fazem parte do valor. Campo vazio é ausência de valor. Código que nenhuma tabela conhece é "
+    "mantido, com o nome vazio. Valor fora do formato leva a dose à quarentena quando a coluna é obrigatória; nas demais, fica vazio. "
+    "Data incompleta (`2026` ou `2026-02`) não nomeia um dia e é tratada assim, como a que não existe. `blanked`, em `day.json`, conta "
+    "por coluna só os valores que chegaram à tabela e que a última conferência com este contrato deixou vazios; o que não pôde ser lido "
+    "do documento, como uma data incompleta, não é contado."
+)
+"""What holds for every column, in Markdown: said in the dictionary here and in the one in the bucket."""
 _NAME = re.compile(r"[a-z][a-z0-9_]{1,62}")
 _VERSION = re.compile(r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)")
 _OFFSET = re.compile(r"[+-][0-9]{2}:[0-9]{2}")
@@ -391,9 +399,7 @@ def dictionary_page() -> str:
         "<!-- Gerado por `python -m imunizacao.contract`; não editar à mão. -->\n\n"
         "O que cada coluna dos arquivos publicados significa. O formato dos arquivos e o que um leitor "
         "pode supor estão em [contrato.md](contrato.md).\n\n"
-        "Códigos são texto: zeros à esquerda fazem parte do valor. Campo vazio é ausência de valor. "
-        "Código que nenhuma tabela conhece é mantido, com o nome vazio. Valor fora do formato leva a "
-        "dose à quarentena quando a coluna é obrigatória; nas demais, fica vazio e é contado.\n"
+        f"{HOW_TO_READ}\n"
     )
     sections = [dictionary_markdown(load_contract(name)) for name in ("dose", "removed")]
     return "\n".join([header, *sections])

@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from imunizacao.errors import ConfigurationError
+from imunizacao.person_numbers import LENGTHS, holds_person_number, joined_groups, plain_digits
 
 REASON_LEAST: Final = 10
 REASON_MOST: Final = 500
-_IDENTIFIER: Final = re.compile(
-    r"\d{11,}"  # CPF and CNS have 11 and 15 digits; no count or date is as long
-    r"|(?<!\d)\d{3}[ .]\d{3}[ .]\d{3}[-. ]\d{2}(?!\d)"  # a CPF as people write it
-    r"|(?<!\d)\d{3}[ .-]\d{4}[ .-]\d{4}[ .-]\d{4}(?!\d)"  # a CNS as the card shows it
+_DATE: Final = re.compile(
+    r"(?<!\d)(?:(?:19|20)\d\d-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])"
+    r"|(?:0?[1-9]|[12]\d|3[01])/(?:0?[1-9]|1[0-2])/(?:19|20)\d\d)(?!\d)"
 )
+_AS_WRITTEN: Final = ((3, 3, 3, 2), (3, 4, 4, 4))
+"""Groups of a CPF as people write it, and of a CNS as the card shows it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +46,29 @@ def reason_problem(text: str) -> str:
         return f"o motivo precisa ter de {REASON_LEAST} a {REASON_MOST} caracteres; tem {size}"
     if any(unicodedata.category(sign)[0] == "C" or sign in "\u2028\u2029" for sign in text.strip()):
         return "o motivo contém uma quebra de linha ou outro caractere de controle"
-    if _IDENTIFIER.search(text):
-        return "o motivo contém um número com a forma de CPF ou CNS (11 ou mais algarismos), e ele se torna público"
+    if _may_name_a_person(text):
+        return (
+            "o motivo contém um número com a forma de CPF ou CNS (11 ou 15 algarismos, também separados por sinais), e ele se torna "
+            "público: cite o dia ou o chamado, nunca uma pessoa"
+        )
     return ""
+
+
+def _may_name_a_person(text: str) -> bool:
+    """Whether digits, joined over up to three characters that are no letters, may be a CPF or CNS, also a mistyped one.
+
+    Refused: 11 or more digits in a row; groups as people write such numbers; neighbouring groups that are a valid one together; and
+    11 or 15 digits in all, dates left out. Dates, counts, tickets and process numbers pass: theirs are other lengths.
+    """
+    plain = plain_digits(text)
+    runs = list(joined_groups(plain))
+    if any(len(group) >= min(LENGTHS) for groups in runs for group in groups) or holds_person_number(plain):
+        return True
+    if any(
+        tuple(map(len, groups[first : first + 4])) in _AS_WRITTEN for groups in runs for first in range(len(groups) - 3)
+    ):
+        return True
+    return any(len("".join(groups)) in LENGTHS for groups in joined_groups(_DATE.sub("dia", plain)))
 
 
 def check_reason(text: str) -> str:

@@ -7,9 +7,10 @@ The page of a contract is named by its version and its own hash: it never change
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable
 
-from imunizacao.contract import Column, Contract, column_facts, known_codes, load_contract
+from imunizacao.contract import HOW_TO_READ, Column, Contract, column_facts, known_codes, load_contract
 from imunizacao.manifests import DictionaryFile
 from imunizacao.storage import ObjectStore, PreconditionLost, sha256_of
 
@@ -32,9 +33,14 @@ def dictionary_html() -> bytes:
         f"<title>Dicionário de dados de imunização, versão {html.escape(version)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
         '<a class="skip" href="#conteudo">Ir para o conteúdo</a>\n<header>\n'
         f"<h1>Dicionário de dados de imunização</h1>\n<p>Contrato {html.escape(contracts[0].name)} {html.escape(version)}. "
-        f"O que cada coluna dos arquivos publicados significa.</p>\n<p>{_INTRODUCTION}</p>\n</header>\n"
+        f"O que cada coluna dos arquivos publicados significa.</p>\n<p>{_in_html(HOW_TO_READ)}</p>\n</header>\n"
         f'<nav aria-label="Tabelas"><ul>\n{index}\n</ul></nav>\n<main id="conteudo">\n{sections}\n</main>\n</body>\n</html>\n'
     ).encode()
+
+
+def _in_html(text: str) -> str:
+    """Markdown with nothing but code in it."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
 
 def dictionary_key(version: str, body: bytes) -> str:
@@ -126,11 +132,6 @@ def _marked(text: str) -> str:
     return "".join(f"<code>{part}</code>" if number % 2 else part for number, part in enumerate(parts))
 
 
-_INTRODUCTION = (
-    "Códigos são texto: zeros à esquerda fazem parte do valor. Campo vazio é ausência de valor. Código que nenhuma tabela conhece é "
-    "mantido, com o nome vazio. Valor fora do formato leva a dose à quarentena quando a coluna é obrigatória; nas demais, fica vazio "
-    "e é contado."
-)
 _STYLE = """
 :root{color-scheme:light dark}
 body{font:1rem/1.6 system-ui,sans-serif;max-width:60rem;margin:0 auto;padding:1rem}

@@ -6,18 +6,23 @@ runs and in the nominal bucket afterwards, never in the work bucket. Receipts, l
 
 from __future__ import annotations
 
+import hmac
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
+
+import pyarrow.parquet
 
 from imunizacao.contract import csv_header, load_contract
 from imunizacao.errors import ContractViolation
 from imunizacao.events import Progress, log_event, no_progress
 from imunizacao.flatten import download_landing, run_flatten
+from imunizacao.heads import Commit, followed
+from imunizacao.manifests import Head, decode, encode, head_key
 from imunizacao.models import CutList, LandingManifest, PublishInputs, Receipt, RunContext, SplitReceipt, fingerprint
 from imunizacao.publish import publish_elsewhere
 from imunizacao.reference import ReferenceSet, load_references
@@ -25,7 +30,7 @@ from imunizacao.settings import EngineSettings, PseudonymSettings
 from imunizacao.signing import Signer
 from imunizacao.split import Facts, content_id, cut_body, write_body
 from imunizacao.sql import Engine, open_engine
-from imunizacao.storage import ObjectStore, put_receipt, read_object
+from imunizacao.storage import ObjectStore, put_receipt, read_object, sha256_of, swap
 
 STAGE = "nominal"
 
@@ -52,18 +57,27 @@ def nominal_day(
     references: ReferenceSet,
     pseudonym: PseudonymSettings,
     work: ObjectStore,
+    public: ObjectStore,
     nominal: ObjectStore,
     engine: EngineSettings,
     now: Callable[[], datetime],
+    reason: str = "",
     signer: Signer | None = None,
     progress: Progress = no_progress,
-) -> NominalReceipt:
+) -> NominalReceipt | None:
     """Write one file per UF with the rows that were published, and move the head of the nominal bucket.
 
-    Exactly the published rows: each of them must find its person in the landing, or a `ContractViolation` stops the stage.
+    None when readers see another version of the day by now, or none. A UF that is withdrawn in public is withdrawn here too, and its
+    file is not written; `reason` is that of the publication (`restore` brings back what is not withdrawn in public any more).
+
+    Exactly the published rows: each of them must find its person in the landing that `flatten` read, and the number of that person must
+    give its pseudonym, or a `ContractViolation` stops the stage.
     """
     started = time.monotonic()
+    _require_same_landing(inputs)
     nominal.require_bucket()
+    if _seen(public, inputs) is None:
+        return None
     folder = Path(tempfile.mkdtemp(prefix="nominal-", dir=engine.scratch_dir))
     try:
         for name, ref in (("published", inputs.flatten.dose), ("bad_keys", inputs.validate.bad_keys)):
@@ -87,12 +101,16 @@ def nominal_day(
             )
         with open_engine(engine, folder) as duck:
             cuts, facts = _cut(duck, day=str(context.day), ufs=tables["ufs"], folder=folder)
+        _require_own_persons(folder / "nominal.parquet", pseudonym.key, day=str(context.day))
         rows = sum(file.rows for file in cuts.files)
         if rows != inputs.split.rows:
             raise ContractViolation(
                 f"{rows} rows of {context.day} found their person in the landing, {inputs.split.rows} were published. Nothing nominal was "
                 "published. Clear `flatten` and run the day again; see docs/runbook/account-gap.md."
             )
+        leader = _seen(public, inputs)
+        if leader is None:
+            return None
         identity = content_id(
             [*((file.path, file.sha256) for file in cuts.files), ("removed.csv", inputs.split.removed.sha256)]
         )
@@ -105,9 +123,12 @@ def nominal_day(
             work=work,
             store=nominal,
             now=now,
+            reason=reason,
+            leader=leader,
             signer=signer,
             progress=progress,
         )
+        _follow(context, public=public, nominal=nominal, now=now)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     receipt = NominalReceipt(
@@ -137,6 +158,57 @@ def nominal_day(
         seconds=receipt.seconds,
     )
     return receipt
+
+
+def _seen(public: ObjectStore, inputs: PublishInputs) -> Head | None:
+    """The public head, when it has this content; what is withdrawn there must not be here."""
+    stored = public.get_or_none(head_key(inputs.split.day))
+    head = decode(Head, stored.body, head_key(inputs.split.day)) if stored is not None else None
+    same = head is not None and head.current is not None and head.current.content_id == inputs.split.content_id
+    return head if same else None
+
+
+def _follow(context: RunContext, *, public: ObjectStore, nominal: ObjectStore, now: Callable[[], datetime]) -> None:
+    """Withdraw here what was withdrawn in public while this run was writing: its `withdraw` may have found no head here yet."""
+    key = head_key(str(context.day))
+    leader = decode(Head, public.get(key).body, key)
+    at = now().astimezone(UTC).isoformat(timespec="seconds")
+    token = sha256_of(f"{context.run_id}\0follow\0{leader.revision}".encode())[:32]
+    mark = Commit(token=token, run_id=context.run_id, code_version=context.code_version, at=at, reason="")
+
+    def decide(body: bytes | None) -> tuple[bytes | None, None]:
+        if body is None:
+            return None, None
+        head = decode(Head, body, key)
+        new = followed(head, leader, mark)
+        return encode(new) if new != head else None, None
+
+    swap(nominal, key, decide)
+
+
+def _require_same_landing(inputs: PublishInputs) -> None:
+    """Rows find their persons by part and line, which mean nothing in another landing."""
+    read = inputs.flatten.landing
+    if read is None or read.sha256 != inputs.extract.manifest.sha256:
+        raise ContractViolation(
+            f"The doses of {inputs.flatten.day} were made from another landing than the one of `extract`. Nothing nominal was published. "
+            "Clear `flatten` and run the day again; see docs/runbook/account-gap.md."
+        )
+
+
+def _require_own_persons(rows: Path, key: bytes, *, day: str) -> None:
+    """The number in each row gives the pseudonym in it, by Python's own HMAC."""
+    strangers = 0
+    with pyarrow.parquet.ParquetFile(rows) as file:
+        for batch in file.iter_batches(columns=["co_paciente", "nu_cns_paciente", "nu_cpf_paciente"]):
+            for pseudonym, cns, cpf in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                who = f"cns:{cns}" if cns else f"cpf:{cpf}"
+                strangers += hmac.digest(key, who.encode(), "sha256").hex() != pseudonym
+    if strangers:
+        raise ContractViolation(
+            f"{strangers} rows of {day} have the number of another person than their pseudonym says, or pseudonyms by another key than "
+            "today's. Nothing nominal was published. Clear `flatten` and run the day again; see docs/runbook/account-gap.md."
+        )
 
 
 def _cut(duck: Engine, *, day: str, ufs: Path, folder: Path) -> tuple[CutList, dict[str, Facts]]:

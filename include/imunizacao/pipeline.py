@@ -68,6 +68,8 @@ class Services:
     connect: Connect | None
     now: Callable[[], datetime]
     progress: Progress
+    nominal: ObjectStore | None = None
+    """Bucket of files with identifiers; None where that profile is off."""
 
 
 def open_services(
@@ -83,7 +85,14 @@ def open_services(
     public.require_bucket()
     outcomes: OutcomeLog = PostgresOutcomeLog(connect) if connect is not None else BucketOutcomeLog(work)
     return Services(
-        settings=settings, work=work, public=public, outcomes=outcomes, connect=connect, now=now, progress=progress
+        settings=settings,
+        work=work,
+        public=public,
+        outcomes=outcomes,
+        connect=connect,
+        now=now,
+        progress=progress,
+        nominal=open_nominal_store(settings.storage, settings.nominal) if settings.nominal is not None else None,
     )
 
 
@@ -293,11 +302,16 @@ def nominal(
     inputs: PublishInputs,
     references: ReferenceSet,
     published: PublishReceipt,
+    reconciled: ReconcileReceipt,
+    reason: str = "",
     attempt: int = 1,
 ) -> nominal_stage.NominalReceipt | None:
-    """Publish the day with identifiers, into the bucket of the managers. None where that is off, or where readers see another version."""
-    settings = services.settings
-    if settings.nominal is None or published.outcome not in {"published", "unchanged"}:
+    """Publish the day with identifiers, into the bucket of the managers. None where that is off, or where readers see another version.
+
+    Never before `reconcile` has counted it well: persons of a content that is taken back would stay there.
+    """
+    settings, store = services.settings, services.nominal
+    if store is None or published.outcome not in {"published", "unchanged"} or reconciled.verdict != "ok":
         return None
     with services.outcomes.stage(context, "nominal", attempt) as record, _local_disk(services):
         receipt = nominal_stage.nominal_day(
@@ -306,14 +320,17 @@ def nominal(
             references=references,
             pseudonym=settings.pseudonym,
             work=services.work,
-            nominal=open_nominal_store(settings.storage, settings.nominal),
+            public=services.public,
+            nominal=store,
             engine=settings.engine,
             now=services.now,
+            reason=reason,
             signer=load_signer(settings.signing),
             progress=services.progress,
         )
-        record.counts = {"rows": receipt.rows, "files": receipt.files}
-        record.bytes, record.revision = receipt.bytes, receipt.revision
+        if receipt is not None:
+            record.counts = {"rows": receipt.rows, "files": receipt.files}
+            record.bytes, record.revision = receipt.bytes, receipt.revision
     return receipt
 
 
@@ -573,7 +590,15 @@ def _make_day(
     published = publish(context, services, inputs=inputs, reason=reason)
     reconciled = reconcile(context, services, published=published)
     acknowledge(context, services, flattened=flattened, validated=validated)
-    nominal(context, services, inputs=inputs, references=references, published=published)
+    nominal(
+        context,
+        services,
+        inputs=inputs,
+        references=references,
+        published=published,
+        reconciled=reconciled,
+        reason=reason,
+    )
     return DayResult(published=published, reconciled=reconciled, validated=validated)
 
 

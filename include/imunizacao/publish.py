@@ -44,6 +44,7 @@ from imunizacao.dictionary import publish_dictionary
 from imunizacao.diff import DiffMaker
 from imunizacao.errors import ContractViolation, DayHeld, PublicationConflict
 from imunizacao.events import Progress, log_event, no_progress
+from imunizacao.heads import Commit, followed
 from imunizacao.indexes import update_catalog, update_month
 from imunizacao.manifests import (
     Account,
@@ -211,21 +212,45 @@ def publish_elsewhere(
     work: ObjectStore,
     store: ObjectStore,
     now: Callable[[], datetime],
+    reason: str = "",
+    leader: Head | None = None,
     signer: Signer | None = None,
     progress: Progress = no_progress,
 ) -> Published:
     """Publish the cuts of another contract into another bucket by the same protocol: content folder first, then the head by CAS.
 
-    `inputs.split` describes these cuts; `removed.csv` is the day's own. There are no diffs, no month index and no catalog.
+    `inputs.split` describes these cuts; `removed.csv` is the day's own. There are no diffs, no month index and no catalog. CSVs of UFs
+    that are withdrawn in the head `leader` of the other bucket are not written, and the new head has them withdrawn as well.
     """
     probe_store(store)
     local = _LocalBody(body)
+    withdrawn = frozenset() if leader is None else frozenset(leader.withdrawn_ufs)
+    left_out = withdrawn | (frozenset() if reason == RESTORE else _purged_ufs(store, str(context.day)))
     root = _write_content(
-        context, inputs=inputs, cuts=cuts, body=local, contract=contract, work=work, public=store, progress=progress
+        context,
+        inputs=inputs,
+        cuts=cuts,
+        body=local,
+        contract=contract,
+        work=work,
+        public=store,
+        left_out=left_out,
+        progress=progress,
     )
     signature = _sign(context, inputs=inputs, root=root, public=store, signer=signer, now=now)
+    folder = content_prefix(str(context.day), inputs.split.content_id)
+    away = (file for file in cuts.files if file.uf in left_out and store.info(folder + file.path) is None)
     commit = _commit(
-        context, inputs=inputs, root=root, diffs=None, public=store, now=now, reason="", signature=signature
+        context,
+        inputs=inputs,
+        root=root,
+        diffs=None,
+        public=store,
+        now=now,
+        reason=reason,
+        signature=signature,
+        left_out=frozenset(file.uf for file in away),
+        leader=leader,
     )
     return Published(outcome=commit.outcome, revision=commit.revision, state=commit.state, root=root)
 
@@ -514,9 +539,9 @@ def _purged_ufs(public: ObjectStore, day: str) -> frozenset[str]:
     return frozenset() if stored is None else decode(Head, stored.body, head_key(day)).purged_ufs
 
 
-def _require_left_out(left_out: frozenset[str], head: Head | None, day: str) -> None:
-    """A UF without files may only be committed while its head says that they are gone."""
-    missing = left_out - (head.purged_ufs if head is not None else frozenset())
+def _require_left_out(left_out: frozenset[str], new: Head, day: str) -> None:
+    """A UF without files may only be committed with a head that says that they are gone."""
+    missing = left_out - new.purged_ufs
     if missing:
         raise PublicationConflict(
             f"UF {', '.join(sorted(missing))} of {day} was restored while this run was publishing without it. Nothing was published; run "
@@ -548,6 +573,7 @@ def _commit(
     reason: str,
     signature: Signature | None,
     left_out: frozenset[str] = frozenset(),
+    leader: Head | None = None,
 ) -> _Commit:
     """Move the head. Same content: no new revision, only `dataThrough` and a new `signature` move on. Our own lost success is
     recognised by its token.
@@ -558,6 +584,12 @@ def _commit(
     content, through = inputs.split.content_id, inputs.extract.extracted_at
     token = hashlib.sha256(f"{context.run_id}\0{content}\0{through}".encode()).hexdigest()[:32]
     published_at = now().astimezone(UTC).isoformat(timespec="seconds")
+
+    def follow(head: Head) -> Head:
+        if leader is None:
+            return head
+        mark = Commit(token=token, run_id=context.run_id, code_version=context.code_version, at=published_at, reason="")
+        return followed(head, leader, mark, absent=left_out)
 
     def decide(body: bytes | None) -> tuple[bytes | None, _Commit]:
         head = decode(Head, body, key) if body is not None else None
@@ -587,19 +619,19 @@ def _commit(
                 )
             same = head.current is not None and head.current.content_id == content
             if head.current is not None and same and not restored:
-                _require_left_out(left_out, head, str(context.day))
                 moved = msgspec.structs.replace(
                     head, current=msgspec.structs.replace(head.current, data_through=through)
                 )
+                moved = follow(moved)
+                _require_left_out(left_out, moved, str(context.day))
                 return encode(with_signature(moved, root.path, signature)), _Commit(
                     outcome="unchanged",
-                    revision=head.revision,
-                    state=head.state,
+                    revision=moved.revision,
+                    state=moved.state,
                     reason=last.reason,
                     diff={},
-                    withdrawn_ufs=sorted(head.withdrawn_ufs),
+                    withdrawn_ufs=sorted(moved.withdrawn_ufs),
                 )
-        _require_left_out(left_out, head, str(context.day))
         why = reason or find_reason(last, inputs)
         entry = _entry(context, inputs=inputs, root=root, head=head, token=token, published_at=published_at, reason=why)
         diff, note = diffs.against(head) if head is not None and diffs is not None and not same else (None, None)
@@ -629,14 +661,15 @@ def _commit(
             history=[*(head.history if head is not None else []), entry],
             withdrawn_ufs=withdrawn,
         )
-        new = with_signature(new, root.path, signature or known_signature(new, root.path))
+        new = follow(with_signature(new, root.path, signature or known_signature(new, root.path)))
+        _require_left_out(left_out, new, str(context.day))
         return encode(new), _Commit(
             outcome="published",
-            revision=entry.revision,
+            revision=new.revision,
             state=entry.state,
             reason=why,
             diff=_doses(diff),
-            withdrawn_ufs=sorted(withdrawn),
+            withdrawn_ufs=sorted(new.withdrawn_ufs),
         )
 
     return swap(public, key, decide)

@@ -10,9 +10,16 @@ from imunizacao_airflow.tasks import stage
 
 @task(doc_md="Off unless IMUNIZACAO_NOMINAL=on: the published doses with identifiers, into a bucket of their own.")
 def nominal(
-    resolved: str, extracted: str, flattened: str, validated: str, cut: str, decided: str, published: str
+    resolved: str,
+    extracted: str,
+    flattened: str,
+    validated: str,
+    cut: str,
+    decided: str,
+    published: str,
+    reconciled: str,
 ) -> str:
-    """After `publish`, and only for a day that readers see in this version; skipped where the profile is off."""
+    """After `reconcile`, and only for a day that readers see in this version; skipped where the profile is off."""
     from imunizacao import models, pipeline
 
     with stage() as s:
@@ -22,8 +29,9 @@ def nominal(
             inputs=pipeline.publish_inputs(extracted, flattened, validated, cut, decided),
             references=pipeline.references_from_json(resolved),
             published=models.PublishReceipt.from_json(published),
+            reconciled=models.ReconcileReceipt.from_json(reconciled),
             attempt=s.attempt,
         )
     if receipt is None:
-        raise AirflowSkipException("The nominal profile is off, or a newer extract is already published.")
+        raise AirflowSkipException("The nominal profile is off, or readers see another version of the day, or none.")
     return receipt.to_json()

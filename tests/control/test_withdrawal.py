@@ -121,6 +121,27 @@ def test_no_run_publishes_a_withdrawn_day_again_not_even_after_a_reconcile_that_
     assert read_day(day.get, day.day).head["history"][-1]["reason"] == "restore"
 
 
+def test_a_day_that_reconcile_took_back_stays_away_once_a_person_withdraws_it(day: ControlledDay) -> None:
+    context, inputs = day.inputs(ROWS)
+    published = day.publish(context, inputs)
+    folder = day.head()["current"]["path"].rpartition("/")[0]
+    key = f"{folder}/uf=53/imunizacao-total-df_{day.day}.csv"
+    whole = day.public.get(key).body
+    day.public.put(key, whole[:-30])
+    with pytest.raises(ContractViolation, match="The day is withdrawn"):
+        day.reconcile(context, published)
+    day.public.put(key, whole)
+    with pytest.raises(ConfigurationError, match="next run publishes it with all UFs"):
+        day.change("withdraw", "DF")
+    done = day.change("withdraw")
+    assert (done.state, done.before.state, done.after.state) == ("changed", "withdrawn", "withdrawn")
+    last = _require_valid(day)["history"][-1]
+    assert (last["reason"], last["note"], "reconciliation" in last) == ("withdrawal", REASON, False)
+    assert day.change("withdraw").state == "unchanged"
+    with pytest.raises(PublicationConflict, match="withdrawn by a person"):
+        day.publish(*day.inputs(ROWS))
+
+
 def test_the_same_run_withdraws_once_whatever_became_of_its_answer(day: ControlledDay) -> None:
     day.revise(ROWS)
     day.change("withdraw", run_id="one")

@@ -205,7 +205,7 @@ def test_the_stages_come_in_order(dag_bag: Any) -> None:
     assert [task.task_id for task in dag.topological_sort() if task.task_id not in {"acknowledge", "nominal"}] == order
     assert dag.get_task("extract").upstream_task_ids == {"wait_for_mirror", "extract_slice"}
     assert dag.get_task("extract").trigger_rule == "all_success", "a day with a part missing must not be closed"
-    assert dag.get_task("reconcile").downstream_task_ids == set()
+    assert dag.get_task("reconcile").downstream_task_ids == {"nominal"}
 
 
 def test_establishments_are_told_after_the_gate_and_nothing_waits_for_it(dag_bag: Any) -> None:
@@ -215,9 +215,10 @@ def test_establishments_are_told_after_the_gate_and_nothing_waits_for_it(dag_bag
     assert task.downstream_task_ids == set()
 
 
-def test_identifiers_go_out_after_publication_and_nothing_waits_for_them(dag_bag: Any) -> None:
+def test_identifiers_go_out_after_the_count_and_nothing_waits_for_them(dag_bag: Any) -> None:
+    """Before it, persons of a content would stay there that reconcile takes back from readers."""
     task = dag_bag.dags["imunizacao_daily"].get_task("nominal")
-    assert "publish" in task.upstream_task_ids
+    assert {"publish", "reconcile"} <= task.upstream_task_ids
     assert (task.trigger_rule, task.downstream_task_ids) == ("all_success", set())
 
 

@@ -6,6 +6,7 @@ where they belong, so it does not look in vain.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import random
@@ -18,6 +19,7 @@ import duckdb
 import pytest
 
 from imunizacao import pipeline
+from imunizacao.cli import main
 from imunizacao.controle import connect, migrate
 from imunizacao.models import RunContext
 from imunizacao.paths import REFERENCE
@@ -55,6 +57,7 @@ ODD_PLACES = (
     "document id",
     "replaced id",
     "vaccine",
+    "part of the document id",
 )
 
 
@@ -94,8 +97,9 @@ def _plant(made: Json, place: str, canary: str) -> None:
         dose["performer"] = [{"actor": {"reference": f"Practitioner/{canary}", "display": canary}}]
     elif place == "patient id":
         resources(made)[-1]["resource"]["id"] = canary
-    elif place == "document id":
-        bundle["id"], made["fullUrl"] = f"{canary}-i0b0", f"http://mirror.example.org/Bundle/{canary}-i0b0"
+    elif "document id" in place:
+        identifier = f"{canary}-i0b0" if place == "document id" else f"ria.{canary}-2-i0b0"
+        bundle["id"], made["fullUrl"] = identifier, f"http://mirror.example.org/Bundle/{identifier}"
     elif place == "replaced id":
         target = {"code": "replaces", "targetReference": {"reference": f"Composition/{canary}"}}
         composition["relatesTo"] = [target]
@@ -207,7 +211,8 @@ def test_nobody_is_found_outside_landing_and_quarantine(
         second = _run(replace(settings, pseudonym=changed, nominal=nominal, signing=signing), controle_dsn, "second")
         after = read_day(lambda key: second.public.get(key).body, str(DAY))
 
-    inside, outside = {}, {"log": caplog.text + "".join(capfd.readouterr())}
+    outside = {"shown": _shown(second, controle_dsn, tmp_path), "log": caplog.text + "".join(capfd.readouterr())}
+    inside = {}
     for key, text in _everything(second.work).items():
         (inside if "/extract/" in key or "quarantine" in key else outside)[key] = text
     outside |= {f"public:{key}": text for key, text in _everything(second.public).items()}
@@ -222,7 +227,9 @@ def test_nobody_is_found_outside_landing_and_quarantine(
     landed = "\n".join(text for key, text in inside.items() if "/extract/" in key)
     assert [where for text, where in planted.canaries.items() if text not in landed] == []
     kept = "\n".join(text for key, text in inside.items() if "quarantine" in key)
-    assert _cpf(900 + ODD_PLACES.index("document id")) in kept
+    assert all(_cpf(900 + number) in kept for number, place in enumerate(ODD_PLACES) if "document id" in place)
+    assert outside["shown"].count("ID_IDENTIFIES_PERSON") == 2
+    assert any(key.startswith("v1/acks/") for key in outside)
     assert "event=" in outside["log"]
     assert len(outside) > 40
     looked_for = planted.canaries | {_cpf(900): "lot, digits alone", private.decode().splitlines()[1]: "signing key"}
@@ -259,10 +266,29 @@ def test_nobody_is_found_outside_landing_and_quarantine(
     assert not [info.key for info in second.work.list("v1/") if "identity" in info.key]
 
 
+def _shown(services: pipeline.Services, dsn: str, scratch: Path) -> str:
+    """The list of the quarantine as a person gets it on the screen."""
+    storage, out = services.settings.storage, io.StringIO()
+    env = {
+        "IMUNIZACAO_MIRROR_URL": "http://127.0.0.1:9/fhir",
+        "IMUNIZACAO_S3_ENDPOINT": storage.endpoint_url,
+        "IMUNIZACAO_S3_ACCESS_KEY": storage.access_key,
+        "IMUNIZACAO_S3_SECRET_KEY": storage.secret_key,
+        "IMUNIZACAO_WORK_BUCKET": storage.work_bucket,
+        "IMUNIZACAO_PUBLIC_BUCKET": storage.public_bucket,
+        "IMUNIZACAO_PSEUDONYM_KEY": NEW,
+        "IMUNIZACAO_PSEUDONYM_KEY_ID": "k2",
+        "IMUNIZACAO_CONTROLE_DSN": dsn,
+        "IMUNIZACAO_SCRATCH_DIR": str(scratch),
+    }
+    assert main(["quarantine", "show", str(DAY)], env=env, out=out) == 0
+    return out.getvalue()
+
+
 def _run(settings: Settings, dsn: str, run_id: str) -> pipeline.Services:
     services = pipeline.open_services(settings, connect=lambda: connect(dsn), now=lambda: NOW)
     context = RunContext.create(day=DAY, run_id=run_id, code_version="test")
-    # Three of the planted documents are kept back: more than a day may have without a word of a person.
+    # Four of the planted documents are kept back: more than a day may have without a word of a person.
     result = pipeline.run_day(context, services, decide_publish="Documentos plantados", decided_by="teste")
     assert (result.published.outcome, result.reconciled.verdict) == ("published", "ok")
     return services

@@ -37,8 +37,9 @@ def services_of(
     *,
     keep: HousekeepingSettings | None = None,
     now: datetime = START,
+    nominal: ObjectStore | None = None,
 ) -> Services:
-    """Services over two buckets, without a database."""
+    """Services over two buckets, or three, without a database."""
     settings = Settings(
         mirror=mirror_settings(base_url="http://127.0.0.1:9/fhir"),
         storage=StorageSettings(endpoint_url="http://127.0.0.1:9", access_key="none", secret_key="none"),
@@ -54,18 +55,24 @@ def services_of(
         connect=None,
         now=lambda: now,
         progress=no_progress,
+        nominal=nominal,
     )
 
 
 class ControlledDay(SmallDay):
     """A small day that a person may withdraw and restore."""
 
+    nominal: ObjectStore | None = None
+    """Bucket of files with identifiers, where the profile is on."""
+
     def change(
         self, action: Action, *ufs: str, run_id: str = "", dry_run: bool = False, now: datetime | None = None
     ) -> Change:
         """Withdraw or restore; a new run each time unless one is named."""
         self.changes = getattr(self, "changes", 0) + 1
-        services = services_of(self.work, self.public, self.engine.scratch_dir, now=now or self.now())
+        services = services_of(
+            self.work, self.public, self.engine.scratch_dir, now=now or self.now(), nominal=self.nominal
+        )
         return change_day(
             self.context(run_id or f"{action}-{self.changes}"),
             services,

@@ -125,6 +125,7 @@ CASES: list[tuple[Change, dict[str, Any]]] = [
     (maker(None, "fiocruz"), {"in_fabricante_texto_conhecido": True, "ds_vacina_fabricante": "FUNDACAO OSWALDO CRUZ"}),
     (maker(None, "sinovac"), {"in_fabricante_texto_conhecido": True, "ds_vacina_fabricante": None}),
     (maker(None, " "), {"in_fabricante_informado": False, "in_fabricante_texto_conhecido": None}),
+    (dose(expirationDate="2026-02"), {"dt_validade_lote": None, "in_qt_dias_validade": None}),
     (lot("não informado"), {"in_lote_normalizado": "NAOINFORMADO", "in_lote_identificador": False}),
     (lot("n/i - 000"), {"in_lote_normalizado": "NI000"}),
     (lot("---"), {"in_lote_normalizado": ""}),

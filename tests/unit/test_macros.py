@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import random
 import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -525,14 +526,29 @@ def test_a_text_with_a_cns_or_cpf_in_it_is_found_however_it_is_grouped(
     assert apply(duck, "id_com_identificador($v)", ids) == wanted
 
 
-@settings(deadline=None, max_examples=40)
-@given(st.text(alphabet=DIGITS + " .-AB", max_size=30))
-@example("12345678909")
-@example("1.2.3.4.5.6.7.8.9.0.9")
-def test_a_text_is_suspected_only_for_a_number_that_is_in_it(duck: Engine, text: str) -> None:
-    readings = (text, re.sub("[./-]", "", text), re.sub("[./ -]", "", text), re.sub("[^0-9]", "", text))
-    expected = any(_numbers(reading) for reading in readings)
-    assert one(duck, "contem_identificador($v)", text) is expected
+def _readings(lot: str) -> tuple[str, ...]:
+    """The four of `in_lote_identificador` in docs/dados/regras.md: as it is; without . / -; without these and spaces; digits alone."""
+    return lot, re.sub("[./-]", "", lot), re.sub("[./ -]", "", lot), re.sub("[^0-9]", "", lot)
+
+
+def test_a_text_is_suspected_by_the_four_readings_of_the_rule_page_and_by_no_other(duck: Engine) -> None:
+    rng = random.Random(20260314)
+    texts, alone = ["1.2.3.4.5.6.7.8.9.0.9", "12345678909", "12.345x678909"], [0, 0, 0, 0]
+    for _ in range(600):
+        number = rng.choice([cpf_digits(f"{rng.randrange(10**9):09d}"), cns_from_pis(f"1{rng.randrange(10**10):010d}")])
+        marks = rng.choice(["", "./-", "./- ", "./- xL,é", "\n\u0660"])
+        text = "".join(digit + (rng.choice(marks) if marks and rng.random() < 0.3 else "") for digit in number)
+        before, after = rng.choice(["", "L", "7", "7/", "7 ", "7x"]), rng.choice(["", ".", "7", "/7", " 7", "x7"])
+        texts.append(before + text[: rng.choice([99, 99, 99, 10])] + after)
+    expected = []
+    for text in texts:
+        found = [bool(_numbers(reading)) for reading in _readings(text)]
+        expected.append(any(found))
+        if sum(found) == 1:
+            alone[found.index(True)] += 1
+    assert apply(duck, "contem_identificador($v)", texts) == expected
+    assert min(alone) > 3, f"each reading decides some texts by itself: {alone}"
+    assert 100 < sum(expected) < 500
 
 
 @pytest.mark.parametrize("text", [None, "", "4120Z005", "FA1234567890", "12345678900", "7898930490123", "PFIZER"])

@@ -25,6 +25,7 @@ import pyarrow.parquet
 from imunizacao.errors import ContractViolation
 from imunizacao.events import Progress, log_event, no_progress
 from imunizacao.models import FlattenReceipt, Receipt, RunContext, ValidateReceipt, fingerprint
+from imunizacao.quarantine.ids import passable_id
 from imunizacao.quarantine.reasons import REASONS, Reason, load_reasons, reason_of
 from imunizacao.settings import EngineSettings
 from imunizacao.storage import FileSlice, ObjectStore, file_sha256, put_receipt, read_receipt, sha256_of, swap
@@ -46,9 +47,6 @@ WITHOUT_CNES: Final = "sem-cnes"
 _PUTS_AT_ONCE: Final = 8
 _ROWS_AT_ONCE: Final = 8192
 _CNES: Final = re.compile(r"[0-9]{7}")
-_DOCUMENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}-i[0-9]{1,3}b[0-9]{1,3}")
-_OF_A_PERSON: Final = re.compile(r"([0-9]{11}|[0-9]{15})-i[0-9]{1,3}b[0-9]{1,3}")
-"""An id that has the form of a CPF or a CNS is not passed on, whether it is one or not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,7 +284,8 @@ def _doses(source: Path) -> Iterator[dict[str, Any]]:
         source, columns=["co_cnes_estabelecimento", "co_documento", "nu_dose", "ds_motivos", "ds_regras"]
     )
     cnes = [code if code and _CNES.fullmatch(code) else _LAST for code in found["co_cnes_estabelecimento"].to_pylist()]
-    documents = [_passable(document) for document in found["co_documento"].to_pylist()]
+    named = zip(found["co_documento"].to_pylist(), found["ds_motivos"].to_pylist(), strict=True)
+    documents = [passable_id(document, reasons) for document, reasons in named]
     rows = pyarrow.table(
         {
             "cnes": cnes,
@@ -300,13 +299,6 @@ def _doses(source: Path) -> Iterator[dict[str, Any]]:
     order = [(name, "ascending") for name in ("cnes", "documento", "dose", "chave")]
     for batch in rows.sort_by(order).to_batches(_ROWS_AT_ONCE):
         yield from batch.to_pylist()
-
-
-def _passable(document: str | None) -> str:
-    """The id of the RNDS as it may leave: nothing that is no id, nothing that has the form of a person's number."""
-    if document is None or not _DOCUMENT.fullmatch(document) or _OF_A_PERSON.fullmatch(document):
-        return ""
-    return document
 
 
 def _csv_line(values: Iterable[str]) -> str:

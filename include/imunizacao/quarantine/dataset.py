@@ -34,6 +34,7 @@ from imunizacao.models import (
     ValidateReceipt,
     fingerprint,
 )
+from imunizacao.quarantine.ids import shown_id
 from imunizacao.quarantine.lines import pick_lines
 from imunizacao.settings import EngineSettings
 from imunizacao.storage import ObjectStore, file_sha256, put_receipt, read_object, read_receipt, swap
@@ -150,6 +151,11 @@ class QuarantineRow:
     def identity(self) -> str:
         """What names the dose in every making of the day: its id, else where it lies."""
         return self.co_documento or f"{self.ds_objeto}:{self.nu_linha_objeto}:{self.nu_dose}"
+
+    @property
+    def shown_document(self) -> str:
+        """The id as people may be shown it; empty where it says who somebody is."""
+        return shown_id(self.co_documento, self.ds_motivos)
 
     @property
     def line(self) -> tuple[int, int]:

@@ -159,6 +159,7 @@ def _show(options: argparse.Namespace, env: Mapping[str, str], out: TextIO, term
     if options.json:
         documents = [
             asdict(row)
+            | {"co_documento": row.shown_document or None}
             | {"sentences": [table[code].sentence if code in table else "" for code in row.ds_motivos]}
             | ({"document": raw[row.line].decode("utf-8", "replace")} if options.raw else {})
             for row in rows
@@ -167,7 +168,7 @@ def _show(options: argparse.Namespace, env: Mapping[str, str], out: TextIO, term
         return 0
     for row in rows:
         print(
-            f"{row.co_documento}  (day {day}, run {pointer.run_id}, {'passed' if pointer.publish else 'held'})",
+            f"{row.shown_document or '(no id)'}  (day {day}, run {pointer.run_id}, {'passed' if pointer.publish else 'held'})",
             file=out,
         )
         print(f"  lies in     {row.ds_objeto}, line {row.nu_linha_objeto}, dose {row.nu_dose}", file=out)
@@ -248,7 +249,7 @@ def _show_places(
     with downloaded(pointer, services) as path:
         rows = [
             [
-                row.co_documento or "",
+                row.shown_document,
                 row.co_cnes_estabelecimento or "",
                 row.co_uf_estabelecimento,
                 ",".join(row.ds_motivos),

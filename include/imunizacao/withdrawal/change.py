@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC
 from typing import Final, Literal
 
@@ -13,14 +13,14 @@ import msgspec
 from imunizacao import docs_index
 from imunizacao.decision import check_reason
 from imunizacao.derived import follow_head
-from imunizacao.errors import ConfigurationError, ContractViolation
+from imunizacao.errors import ConfigurationError, ContractViolation, PipelineError
 from imunizacao.events import log_event
+from imunizacao.heads import Commit, last_good, with_day, with_ufs, without_day, without_ufs
 from imunizacao.manifests import Current, Day, Head, decode, encode, head_key
 from imunizacao.models import RunContext
 from imunizacao.pipeline import Services
 from imunizacao.storage import ObjectStore, swap
 from imunizacao.withdrawal.files import faults_of, read_root
-from imunizacao.withdrawal.heads import Commit, last_good, with_day, with_ufs, without_day, without_ufs
 
 Action = Literal["withdraw", "restore"]
 ACTIONS: Final[tuple[Action, ...]] = ("withdraw", "restore")
@@ -89,17 +89,24 @@ def change_day(
 ) -> Change:
     """Withdraw or restore the day of `context`, or only some UFs (codes or initials), for a `reason` that readers will see.
 
-    The head moves once, by compare-and-swap; index and catalog follow. A run whose answer was lost finds its own commit. What is
+    The head moves once, by compare-and-swap; index and catalog follow. So does the head of the nominal bucket, where there is one: it
+    is withdrawn before the public one and restored after it, to the same run's content or not at all. A run whose answer was lost finds its own commit. What is
     already so stays as it is (`unchanged`), and derived objects are brought up to date all the same. A restore reads every file of
     the revision it goes back to. Raises `ConfigurationError` when there is nothing to withdraw or the files were purged, and
     `ContractViolation` when files are damaged; the head then stays.
     """
     text = check_reason(reason)
     changer = _Changer(context, services.public, action=action, asked=sorted(set(ufs)), reason=text, at=_now(services))
+    nominal = _Nominal(changer, services.nominal)
     if dry_run:
-        return changer.look()
+        change = changer.look()
+        return replace(change, notes=[*change.notes, *nominal.look()])
     with services.outcomes.stage(context, action, attempt) as record:
+        first = nominal.withdraw() if action == "withdraw" else []
         change = changer.commit()
+        # A run may have published the day there for the first time meanwhile.
+        told = (first or nominal.withdraw()) if action == "withdraw" else nominal.restore()
+        change = replace(change, notes=[*change.notes, *told])
         follow_head(services.public, change.day)
         docs_index.update_index(services.work, services.public, change.day)
         record.counts = {
@@ -137,10 +144,62 @@ def describe_change(change: Change, *, reason: str, grace_days: int) -> list[str
     return lines
 
 
+class _Nominal:
+    """The same change in the bucket of files with identifiers; its answers are notes."""
+
+    def __init__(self, changer: _Changer, store: ObjectStore | None) -> None:
+        self._public = changer
+        self._store = store
+
+    def look(self) -> list[str]:
+        """What would happen there."""
+        changer = self._changer()
+        return [] if changer is None else self._told(changer.look)
+
+    def withdraw(self) -> list[str]:
+        """Withdraw there; an error is an error, and nothing more is withdrawn then. Nothing is if the public bucket would refuse it."""
+        changer = self._changer()
+        if changer is None:
+            return []
+        self._public.look()
+        return [self._note(changer.commit())]
+
+    def restore(self) -> list[str]:
+        """Restore there what the public bucket has again; what cannot be restored stays withdrawn, and is told."""
+        changer = self._changer()
+        return [] if changer is None else self._told(changer.commit)
+
+    def _changer(self) -> _Changer | None:
+        if self._store is None:
+            return None
+        self._store.require_bucket()
+        return self._public.elsewhere(self._store) if self._public.is_published_in(self._store) else None
+
+    def _told(self, ask: Callable[[], Change]) -> list[str]:
+        try:
+            return [self._note(ask())]
+        except PipelineError as error:
+            return [f"nominal bucket: stays as it is. {error}"]
+
+    def _note(self, change: Change) -> str:
+        if change.state == "unchanged":
+            return f"nominal bucket: unchanged, {change.before.text}"
+        return f"nominal bucket: {change.before.text} → {change.after.text}"
+
+
 class _Changer:
     def __init__(
-        self, context: RunContext, public: ObjectStore, *, action: Action, asked: list[str], reason: str, at: str
+        self,
+        context: RunContext,
+        public: ObjectStore,
+        *,
+        action: Action,
+        asked: list[str],
+        reason: str,
+        at: str,
+        counted: ObjectStore | None = None,
     ) -> None:
+        self._context, self._reason, self._at, self._counted = context, reason, at, counted
         self._day, self._public, self._action, self._asked = str(context.day), public, action, asked
         self._key = head_key(self._day)
         mark = "\0".join((context.run_id, action, *asked))
@@ -150,6 +209,23 @@ class _Changer:
         )
         self._roots: dict[str, Day] = {}
         self._sound: set[tuple[str, frozenset[str]]] = set()
+
+    def is_published_in(self, store: ObjectStore) -> bool:
+        """Whether the day has a head there."""
+        return store.info(self._key) is not None
+
+    def elsewhere(self, store: ObjectStore) -> _Changer:
+        """The same change in a bucket that `reconcile` does not count: it goes back only to a content of a run that made what the
+        public bucket has."""
+        return _Changer(
+            self._context,
+            store,
+            action=self._action,
+            asked=self._asked,
+            reason=self._reason,
+            at=self._at,
+            counted=self._public,
+        )
 
     def look(self) -> Change:
         """What the change would do."""
@@ -212,9 +288,14 @@ class _Changer:
         return self._restore_ufs(head, head.current)
 
     def _withdraw(self, head: Head) -> tuple[Head, Head | None, list[str], list[str]]:
-        if head.current is None:
+        if head.current is None and head.withdrawn_by_person:
             return head, None, [], [f"The whole day is withdrawn since revision {head.revision}."]
-        if not self._asked:
+        if head.current is None and self._asked:
+            raise ConfigurationError(
+                f"{self._day} has no content since reconcile took it back in revision {head.revision}, and the next run publishes it with "
+                f"all UFs. Withdraw the whole day, or its UFs after that run. See {_RUNBOOK}."
+            )
+        if head.current is None or not self._asked:
             return head, without_day(head, self._commit), [], []
         ufs = self._codes(head, head.current)
         new = [uf for uf in ufs if uf not in head.withdrawn_ufs]
@@ -252,7 +333,7 @@ class _Changer:
             left = sorted(head.withdrawn_ufs)
             also = f" UF {', '.join(left)} is: name it with --uf." if left else ""
             return head, None, [], [f"The day is not withdrawn.{also}"]
-        good = last_good(head)
+        good = last_good(head, runs=self._runs())
         if good is None:
             raise self._purged(f"{self._day} has no revision left to go back to: purged, or never counted well")
         root = self._require_sound(good.path, good.sha256, without=head.purged_ufs)
@@ -260,6 +341,15 @@ class _Changer:
         if head.withdrawn_ufs:
             notes.append(f"UF {', '.join(sorted(head.withdrawn_ufs))} stays withdrawn")
         return head, with_day(head, good, self._commit, rows=root.rows), [], notes
+
+    def _runs(self) -> Collection[str] | None:
+        """Runs that made the content which the public bucket has, or would have again; None in the public bucket itself."""
+        if self._counted is None:
+            return None
+        head = decode(Head, self._counted.get(self._key).body, self._key)
+        good = last_good(head)
+        content = head.current.content_id if head.current is not None else good.content_id if good is not None else ""
+        return {entry.run_id for entry in head.history if entry.content_id == content}
 
     def _codes(self, head: Head, current: Current) -> list[str]:
         """UFs as codes, told from the content that readers have."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -63,6 +64,28 @@ def with_ufs(head: Head, current: Current, ufs: Collection[str], commit: Commit)
     )
 
 
+def followed(head: Head, leader: Head, commit: Commit, *, absent: Collection[str] = ()) -> Head:
+    """The head of another bucket with all withdrawn that `leader`, of the same day, has withdrawn: for the reason given there.
+
+    UFs `absent` have no CSVs in the content: they are marked as purged. What is withdrawn here alone stays so.
+    """
+    current = head.current
+    if current is None:
+        return head
+    if leader.withdrawn_by_person:
+        return without_day(head, replace(commit, reason=leader.history[-1].note or ""))
+    new = [uf for uf in leader.withdrawn_ufs if uf not in head.withdrawn_ufs]
+    for reason in sorted({leader.withdrawn_ufs[uf].reason for uf in new}):
+        ufs = [uf for uf in new if leader.withdrawn_ufs[uf].reason == reason]
+        token = hashlib.sha256("\0".join((commit.token, *ufs)).encode()).hexdigest()[:32]
+        head = without_ufs(head, current, ufs, replace(commit, token=token, reason=reason))
+    withdrawn = {
+        uf: msgspec.structs.replace(said, purged_at=said.purged_at or commit.at) if uf in absent else said
+        for uf, said in head.withdrawn_ufs.items()
+    }
+    return msgspec.structs.replace(head, withdrawn_ufs=withdrawn)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Good:
     """A revision that readers may be led back to."""
@@ -74,11 +97,15 @@ class Good:
     bytes: int
 
 
-def last_good(head: Head) -> Good | None:
-    """The newest revision that was counted well and of which nothing is gone that may be read."""
+def last_good(head: Head, *, runs: Collection[str] | None = None) -> Good | None:
+    """The newest revision that was counted well and of which nothing is gone that may be read.
+
+    Of a bucket that is not counted (`runs`): the newest that one of these runs made.
+    """
     for entry in reversed(head.history):
         counted = entry.reconciliation is not None and entry.reconciliation.verdict == "ok"
-        if not counted or entry.purged_at or not set(entry.purged_ufs or ()) <= head.purged_ufs:
+        good = counted if runs is None else entry.run_id in runs
+        if not good or entry.purged_at or not set(entry.purged_ufs or ()) <= head.purged_ufs:
             continue
         if entry.content_id and entry.path and entry.sha256 and entry.bytes:
             return Good(
