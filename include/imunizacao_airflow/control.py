@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from airflow.sdk import get_current_context
 
-from imunizacao_airflow.tasks import OBJECTS, attempt, open_services, readable_errors, set_links, set_run_note
+from imunizacao_airflow.tasks import OBJECTS, answer, attempt, open_services, readable_errors, set_links, set_run_note
 
 _LOG = logging.getLogger("imunizacao")
 SCHEDULED: Final = "scheduled"
@@ -37,7 +37,7 @@ def change(params: Mapping[str, Any]) -> str:
                     "inteiro (simulação)"
                 )
                 return to_json({"day": str(context.day), "landing_run": landing.run_id, "fetched": landing.fetched})
-            result = pipeline.remake_day(context, services, reason="restore")
+            result = pipeline.remake_day(context, services, reason="restore", **answer(params))
             set_run_note(pipeline.run_note(result.published, result.validated))
             return result.published.to_json()
         done = change_day(

@@ -219,6 +219,7 @@ RECHECK_PARAMS: Final = {
         title="Só contar",
         description="Ligado: só diz que dias mudaram no espelho. Desligado: extrai e publica de novo os que mudaram.",
     ),
+    "decide_publish": DECIDE_PUBLISH,
 }
 """Of the DAG that counts the last days again."""
 
@@ -264,6 +265,7 @@ WITHDRAWAL_PARAMS: Final = {
         title="Refazer",
         description="Só para restaurar o que já foi apagado: refaz o dia de landing e o publica inteiro, com as UFs retiradas.",
     ),
+    "decide_publish": DECIDE_PUBLISH,
 }
 """Of the DAG that withdraws and restores. What has no default is checked by the task: Airflow checks defaults, too."""
 

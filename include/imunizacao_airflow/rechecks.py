@@ -9,7 +9,7 @@ from typing import Any
 from airflow.sdk import get_current_context
 
 from imunizacao.errors import ContractViolation
-from imunizacao_airflow.tasks import attempt, open_services, readable_errors, set_run_note
+from imunizacao_airflow.tasks import answer, attempt, open_services, readable_errors, set_run_note
 
 
 def days_to_recheck(params: Mapping[str, Any]) -> list[str]:
@@ -17,6 +17,7 @@ def days_to_recheck(params: Mapping[str, Any]) -> list[str]:
     from imunizacao.reference_day import range_of_days
 
     with readable_errors():
+        answer(params)  # refused here, before any day is looked at
         days = range_of_days(params["from"] or "", params["to"] or "", now=datetime.now(UTC), days=params["days"])
     return [str(day) for day in days]
 
@@ -32,7 +33,12 @@ def recheck_one(day: str, params: Mapping[str, Any]) -> str:
     context = RunContext.create(day=ReferenceDay.parse(day), run_id=run_id, code_version=code_version())
     with readable_errors():
         return recheck_day(
-            context, open_services(), dry_run=params["dry_run"], thorough=params["thorough"], attempt=attempt()
+            context,
+            open_services(),
+            dry_run=params["dry_run"],
+            thorough=params["thorough"],
+            attempt=attempt(),
+            **answer(params),
         ).to_json()
 
 

@@ -132,8 +132,8 @@ def test_days_are_made_again_only_when_a_person_unticks_the_box(dag_bag: Any) ->
 def test_days_that_ask_are_made_again_only_with_a_reason_and_the_name_of_who_gave_it(
     dag_bag: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from imunizacao import replay, republish
-    from imunizacao_airflow import references, replays, tasks
+    from imunizacao import pipeline, recheck, replay, republish
+    from imunizacao_airflow import control, rechecks, references, replays, tasks
 
     def hand_over(*_: Any, **given: str) -> Any:
         passed.append({name: given.get(name, "") for name in ("decide_publish", "decided_by")})
@@ -141,25 +141,34 @@ def test_days_that_ask_are_made_again_only_with_a_reason_and_the_name_of_who_gav
 
     passed: list[dict[str, str]] = []
     run = SimpleNamespace(run_id="manual__1", triggering_user_name="ana")
-    for module in (tasks, replays):
+    for module in (tasks, replays, rechecks, control):
         monkeypatch.setattr(module, "get_current_context", lambda: {"dag_run": run})
-    monkeypatch.setattr(replays, "open_services", lambda: None)
+    for module in (replays, rechecks, control):
+        monkeypatch.setattr(module, "open_services", lambda: SimpleNamespace(work=None))
+    monkeypatch.setattr(rechecks, "attempt", lambda: 1)
+    monkeypatch.setattr(control, "set_links", lambda **_: None)
+    monkeypatch.setattr(pipeline, "newest_landing", lambda *_: None)
+    monkeypatch.setattr(pipeline, "remake_day", hand_over)
+    monkeypatch.setattr(recheck, "recheck_day", hand_over)
     monkeypatch.setattr(republish, "remake", hand_over)
     monkeypatch.setattr(replay, "replay_day", hand_over)
     for why in ("", "Conferido com a secretaria."):
-        params = {"decide_publish": why, "reasons": [], "cnes": "newest", "dry_run": False}
+        params = {"decide_publish": why, "reasons": [], "cnes": "newest", "dry_run": False, "thorough": False}
+        restored = params | {"day": "2026-03-14", "action": "restore", "remake": True, "reason": "Conferido de novo."}
         for make in (
             lambda params: references.remake(None, {"day": "2026-03-14", "cnes": "202603"}, params, "r"),
             lambda params: replays.replay_one("2026-03-14", params),
+            lambda params: rechecks.recheck_one("2026-03-14", params),
+            lambda _, restored=restored: control.change(restored),
         ):
             with pytest.raises(DayHeld):
                 make(params)
     unanswered, answered = {"decide_publish": "", "decided_by": ""}, {"decide_publish": why, "decided_by": "ana"}
-    assert passed == [unanswered, unanswered, answered, answered]
-    for plan in (replays.days_to_replay, lambda params: references.find_days(None, params)):
+    assert passed == [*[unanswered] * 4, *[answered] * 4]
+    for plan in (replays.days_to_replay, rechecks.days_to_recheck, lambda params: references.find_days(None, params)):
         with pytest.raises(ConfigurationError, match="CPF ou CNS"):
             plan(params | {"decide_publish": "CPF 123.456.789-09 conferido"})
-    for name in ("imunizacao_reference_republish", "imunizacao_replay"):
+    for name in ("imunizacao_reference_republish", "imunizacao_replay", "imunizacao_recheck", "imunizacao_withdrawal"):
         assert dag_bag.dags[name].params["decide_publish"] == ""
 
 
@@ -172,6 +181,7 @@ def test_a_day_is_withdrawn_only_when_a_person_unticks_the_box_and_says_why(dag_
         "reason": "Motivo",
         "dry_run": "Simular",
         "remake": "Refazer",
+        "decide_publish": "Publicar dias que pedem decisão",
     }
     assert (params["dry_run"], params["reason"], params["remake"]) == (True, "", False)
 

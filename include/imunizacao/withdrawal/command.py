@@ -10,7 +10,8 @@ from typing import TextIO
 
 from imunizacao import pipeline
 from imunizacao.controle import connect
-from imunizacao.decision import check_reason
+from imunizacao.decision import check_reason, login
+from imunizacao.errors import ConfigurationError
 from imunizacao.models import RunContext
 from imunizacao.paths import code_version
 from imunizacao.reference_day import ReferenceDay
@@ -29,6 +30,12 @@ def add_withdrawal(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         action="store_true",
         help="make the day again from its newest landing: for a day or UF whose files were removed; brings all of it back",
     )
+    restore.add_argument(
+        "--decide-publish",
+        default="",
+        metavar="REASON",
+        help="with --remake: why a day is published whose rules ask for a decision (public); without it such a day is held",
+    )
 
 
 def _add_options(parser: argparse.ArgumentParser, action: Action) -> None:
@@ -42,18 +49,21 @@ def _add_options(parser: argparse.ArgumentParser, action: Action) -> None:
     )
     parser.add_argument("--reason", required=True, help="why, in Portuguese: readers see it in the history of the day")
     parser.add_argument("--yes", action="store_true", help="do it; without it only tell what readers would see")
-    parser.set_defaults(command=_run, action=action, remake=False)
+    parser.set_defaults(command=_run, action=action, remake=False, decide_publish="")
 
 
 def _run(options: argparse.Namespace, env: Mapping[str, str], out: TextIO, terminal: bool) -> int:
     settings = settings_from_env(env)
     reason = check_reason(options.reason)
+    if options.decide_publish and not options.remake:
+        raise ConfigurationError("--decide-publish is about a day that is made again: add --remake.")
+    why = check_reason(options.decide_publish) if options.decide_publish else ""
     dsn = settings.controle_dsn
     services = pipeline.open_services(settings, connect=(lambda: connect(dsn)) if dsn else None)
     run_id = f"{options.action}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
     context = RunContext.create(day=ReferenceDay.parse(options.day), run_id=run_id, code_version=code_version())
     if options.remake:
-        return _remake(context, services, options, out)
+        return _remake(context, services, options, out, why=why)
     change = change_day(
         context,
         services,
@@ -69,7 +79,9 @@ def _run(options: argparse.Namespace, env: Mapping[str, str], out: TextIO, termi
     return 0
 
 
-def _remake(context: RunContext, services: pipeline.Services, options: argparse.Namespace, out: TextIO) -> int:
+def _remake(
+    context: RunContext, services: pipeline.Services, options: argparse.Namespace, out: TextIO, *, why: str
+) -> int:
     landing = pipeline.newest_landing(context.day, services.work)
     if not options.yes:
         print(
@@ -79,6 +91,6 @@ def _remake(context: RunContext, services: pipeline.Services, options: argparse.
         )
         print("Nothing was changed. Add --yes to do it.", file=out)
         return 0
-    result = pipeline.remake_day(context, services, reason="restore")
+    result = pipeline.remake_day(context, services, reason="restore", decide_publish=why, decided_by=login())
     print(f"{context.day}: {pipeline.run_note(result.published, result.validated)}", file=out)
     return 0
