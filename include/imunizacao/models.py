@@ -408,6 +408,7 @@ class PublishReceipt(Receipt):
     root_path: str
     """Key of `day.json` in the public bucket."""
     root_sha256: str
+    """What this receipt confirms for `keys sign`; empty for a root that this run found there and no receipt confirms."""
     head_path: str
     doses: DoseAccount
     documents: DocumentAccount

@@ -72,7 +72,7 @@ from imunizacao.models import (
 )
 from imunizacao.residents import gather_residents
 from imunizacao.settings import EngineSettings
-from imunizacao.signing import Signer, known_signature, sign_root, with_signature
+from imunizacao.signing import Signer, is_signed, known_signature, receipts_vouch, sign_root, with_signature
 from imunizacao.storage import (
     FileSlice,
     ObjectStore,
@@ -122,14 +122,15 @@ def publish_day(
     begin_publication(work, context, inputs.split.content_id)
     cuts = read_object(work, inputs.split.cuts, CutList)
     require_residents(inputs, cuts)
-    left_out = frozenset() if reason == RESTORE else _purged_ufs(public, str(context.day))
+    head = _head_or_none(public, str(context.day))
+    left_out = head.purged_ufs if head is not None and reason != RESTORE else frozenset()
     folder = Path(tempfile.mkdtemp(prefix="publish-", dir=engine.scratch_dir))
     try:
         plain = cuts.body_bytes + sum(file.length for file in cuts.residents)
         require_room(folder, inputs.split.body.bytes + plain, what=f"publish of {context.day}")
         body = _Body(folder, inputs=inputs, cuts=cuts, work=work)
         contract = load_contract("dose")
-        root = _write_content(
+        content = _write_content(
             context,
             inputs=inputs,
             cuts=cuts,
@@ -137,9 +138,12 @@ def publish_day(
             contract=contract,
             work=work,
             public=public,
+            head=head,
+            signer=signer,
             left_out=left_out,
             progress=progress,
         )
+        root = content.root
         signature = _sign(context, inputs=inputs, root=root, public=public, signer=signer, now=now)
         diffs = _diff_maker(context, cuts=cuts, body=body, public=public)
         commit = _commit(
@@ -173,7 +177,7 @@ def publish_day(
         state=commit.state,
         content_id=inputs.split.content_id,
         root_path=root.path,
-        root_sha256=root.sha256,
+        root_sha256=content.vouched_sha256,
         head_path=head_key(str(context.day)),
         doses=inputs.account,
         documents=inputs.flatten.documents,
@@ -210,24 +214,45 @@ def publish_elsewhere(
     contract: Contract,
     work: ObjectStore,
     store: ObjectStore,
+    stage: str,
     now: Callable[[], datetime],
     signer: Signer | None = None,
     progress: Progress = no_progress,
 ) -> Published:
     """Publish the cuts of another contract into another bucket by the same protocol: content folder first, then the head by CAS.
 
-    `inputs.split` describes these cuts; `removed.csv` is the day's own. There are no diffs, no month index and no catalog.
+    `inputs.split` describes these cuts; `removed.csv` is the day's own. `stage` names the receipts of its publications. There are no
+    diffs, no month index and no catalog.
     """
     probe_store(store)
-    local = _LocalBody(body)
-    root = _write_content(
-        context, inputs=inputs, cuts=cuts, body=local, contract=contract, work=work, public=store, progress=progress
+    content = _write_content(
+        context,
+        inputs=inputs,
+        cuts=cuts,
+        body=_LocalBody(body),
+        contract=contract,
+        work=work,
+        public=store,
+        head=_head_or_none(store, str(context.day)),
+        signer=signer,
+        stage=stage,
+        progress=progress,
     )
+    root = content.root
     signature = _sign(context, inputs=inputs, root=root, public=store, signer=signer, now=now)
     commit = _commit(
         context, inputs=inputs, root=root, diffs=None, public=store, now=now, reason="", signature=signature
     )
-    return Published(outcome=commit.outcome, revision=commit.revision, state=commit.state, root=root)
+    return Published(outcome=commit.outcome, revision=commit.revision, state=commit.state, content=content)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """A content folder that is complete."""
+
+    root: Stored
+    vouched_sha256: str
+    """sha256 of the root that a receipt may confirm: this run made it, or a run before has confirmed it. Empty when neither is so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,7 +262,7 @@ class Published:
     outcome: str
     revision: int
     state: str
-    root: Stored
+    content: Content
 
 
 def require_closed_account(inputs: PublishInputs) -> None:
@@ -332,11 +357,16 @@ def _write_content(
     contract: Contract,
     work: ObjectStore,
     public: ObjectStore,
+    head: Head | None,
+    signer: Signer | None,
+    stage: str = STAGE,
     left_out: frozenset[str] = frozenset(),
     progress: Progress,
-) -> Stored:
+) -> Content:
     """Write everything under `c-<contentId>/` that is not there yet, day.json last. A folder with its day.json was complete once:
     CSVs that left it since (a purged UF) are written again. CSVs of the UFs `left_out` are not written.
+
+    What is there and is not what the content id, or this run's own receipts, say of it is a `ContractViolation`: see `_require_own_signature`.
     """
     require_may_leave(contract, cuts.header)
     prefix = content_prefix(str(context.day), inputs.split.content_id)
@@ -344,8 +374,16 @@ def _write_content(
     there = {info.key: info.bytes for info in public.list(prefix)}
     stored = public.get_or_none(prefix + "day.json")
     wanted = [file for file in (*cuts.files, *cuts.residents) if file.uf not in left_out]
+    content: Content | None = None
     if stored is not None:
         _require_same_content(decode(Day, stored.body, prefix + "day.json"), inputs, prefix)
+        own = _describe_content(lambda name, made: made, inputs=inputs, cuts=cuts, contract=contract, removed=removed)
+        root = Stored(path=prefix + "day.json", sha256=sha256_of(stored.body), bytes=len(stored.body))
+        known = own == stored.body or _receipt_names(root, head, work=work, stage=stage)
+        if signer is not None and not known:
+            _require_own_signature(context, root, inputs=inputs, public=public, signer=signer)
+            known = True
+        content = Content(root=root, vouched_sha256=root.sha256 if known else "")
         wanted = [file for file in wanted if prefix + file.path not in there]
     of_residents = set(map(id, cuts.residents))
     by_place = [file for file in wanted if id(file) not in of_residents]
@@ -357,19 +395,43 @@ def _write_content(
         residents = _gather(inputs.split.residents, cuts, body=body.file(), folder=body.folder, work=work)
         upload.files(living, residents)
         residents.unlink()
-    if stored is None or prefix + "removed.csv" not in there:
+    if content is None or prefix + "removed.csv" not in there:
         put_once(public, prefix + "removed.csv", removed, content_type=_CSV)
-    if stored is not None:
-        return Stored(path=prefix + "day.json", sha256=sha256_of(stored.body), bytes=len(stored.body))
-    outcome, _ = _put_derived(public, prefix, "outcome.json", encode(describe_outcome(inputs)))
-    parts = {
-        "tableschema.json": json_bytes(table_schema(contract)),
-        "dialect.json": json_bytes(csv_dialect()),
-    }
-    ufs = [_put_uf(public, prefix, uf, cuts, contract=contract, parts=parts) for uf in cuts.files if not uf.municipio]
-    outcome_file = OutcomeFile(path=outcome.path, sha256=outcome.sha256, bytes=outcome.bytes)
-    day = describe_day(inputs, contract=contract, ufs=ufs, removed=removed, outcome=outcome_file)
-    return put_once(public, prefix + "day.json", encode(day), content_type=_JSON, differing_is_a_race=True)
+    if content is not None:
+        return content
+    derived = _Derived(public, prefix, strict=signer is not None)
+    day = _describe_content(derived.put, inputs=inputs, cuts=cuts, contract=contract, removed=removed)
+    root = put_once(public, prefix + "day.json", day, content_type=_JSON, differing_is_a_race=True)
+    return Content(root=root, vouched_sha256="" if derived.taken_over else root.sha256)
+
+
+def _receipt_names(root: Stored, head: Head | None, *, work: ObjectStore, stage: str) -> bool:
+    """Whether a run that the history names wrote into its receipt that it published exactly this root."""
+    entries, vouched = head.history if head is not None else [], receipts_vouch(work, stage)
+    return head is not None and any(
+        vouched(head, entry) for entry in entries if (entry.path, entry.sha256) == (root.path, root.sha256)
+    )
+
+
+def _require_own_signature(
+    context: RunContext, root: Stored, *, inputs: PublishInputs, public: ObjectStore, signer: Signer
+) -> None:
+    """The last that can vouch for a root: whoever can write to the bucket could have put another one there."""
+    if is_signed(
+        public,
+        signer,
+        root=root,
+        day=str(context.day),
+        content_id=inputs.split.content_id,
+        rows=inputs.split.rows,
+    ):
+        return
+    raise ContractViolation(
+        f"{public.bucket}/{root.path} is not what this run would write, and neither a receipt nor a signature by key {signer.key_id} says "
+        "that it was published like this: it may have been planted. Nothing was signed or published. Compare it with a backup; if it is "
+        f"the same: python -m imunizacao keys sign --day {context.day} --without-receipt, then run the task again. If not: "
+        "docs/runbook/damaged-manifest.md."
+    )
 
 
 def _gather(pieces: ObjectRef, cuts: CutList, *, body: Path, folder: Path, work: ObjectStore) -> Path:
@@ -420,40 +482,73 @@ class _Upload:
             )
 
 
-def _put_derived(public: ObjectStore, prefix: str, name: str, body: bytes) -> tuple[Stored, bytes]:
-    """Create a manifest that depends on code and rules as well as on the CSVs, or take the one that is there: its bytes.
+Put = Callable[[str, bytes], bytes]
+"""Takes name and body of a manifest, and answers with the body that stands under this name."""
 
-    Another run may have written it, with other code or another quarantine, and may be about to name it in day.json. So it is never
-    overwritten: whoever comes second describes what is there. One that does not fit the CSVs is a `ContractViolation`.
+
+class _Derived:
+    """Creates manifests that depend on code and rules as well as on the CSVs, or takes those that are there.
+
+    Another run may have written them, with other code or another quarantine, and may be about to name them in day.json. So they are never
+    overwritten: whoever comes second describes what is there. One that does not fit the CSVs is a `ContractViolation`. A run that
+    signs takes over nothing that it would have written otherwise (`strict`).
     """
-    key = prefix + name
-    if create_once(public, key, body, sha256=sha256_of(body), content_type=_JSON) is not None:
-        there = public.get(key).body
-        if there != body and not describes_the_same(name, there, body):
+
+    def __init__(self, public: ObjectStore, prefix: str, *, strict: bool) -> None:
+        self._public, self._prefix, self._strict = public, prefix, strict
+        self.taken_over = False
+
+    def put(self, name: str, body: bytes) -> bytes:
+        """Create one, or answer with the one that is there."""
+        key = self._prefix + name
+        if create_once(self._public, key, body, sha256=sha256_of(body), content_type=_JSON) is None:
+            return body
+        there = self._public.get(key).body
+        if there == body:
+            return body
+        if not describes_the_same(name, there, body):
             raise ContractViolation(
-                f"{public.bucket}/{key} was left by another version of the code and does not describe these files. Nobody was told of it: "
+                f"{self._public.bucket}/{key} was left by another version of the code and does not describe these files. Nobody was told of it: "
                 "its folder has no day.json. Delete it and run the task again; see docs/runbook/damaged-manifest.md."
             )
-        body = there
-    return Stored(path=name, sha256=sha256_of(body), bytes=len(body)), body
+        if self._strict:
+            raise PublicationConflict(
+                f"{self._public.bucket}/{key} is there with other words than this run would sign: another run is publishing the same content, "
+                "or left it, or somebody planted it. Nothing was published. Run the task again; when no other run of the day is at work, "
+                "delete it first. See docs/runbook/damaged-manifest.md."
+            )
+        self.taken_over = True
+        return there
 
 
-def _put_uf(
-    public: ObjectStore, prefix: str, uf: CutFile, cuts: CutList, *, contract: Contract, parts: dict[str, bytes]
-) -> UfFile:
-    """Write what describes one UF: `parts` (Table Schema, CSV dialect) and the Frictionless descriptor over its files."""
+def _describe_content(put: Put, *, inputs: PublishInputs, cuts: CutList, contract: Contract, removed: bytes) -> bytes:
+    """Hand every manifest of a content folder to `put`; the answer is the `day.json` that names what stands there then."""
+    outcome = put("outcome.json", encode(describe_outcome(inputs)))
+    parts = {
+        "tableschema.json": json_bytes(table_schema(contract)),
+        "dialect.json": json_bytes(csv_dialect()),
+    }
+    ufs = [_describe_uf(put, uf, cuts, contract=contract, parts=parts) for uf in cuts.files if not uf.municipio]
+    outcome_file = OutcomeFile(path="outcome.json", sha256=sha256_of(outcome), bytes=len(outcome))
+    return encode(describe_day(inputs, contract=contract, ufs=ufs, removed=removed, outcome=outcome_file))
+
+
+def _describe_uf(put: Put, uf: CutFile, cuts: CutList, *, contract: Contract, parts: dict[str, bytes]) -> UfFile:
+    """Hand over what describes one UF: `parts` (Table Schema, CSV dialect) and the Frictionless descriptor over its files."""
     municipios = [file for file in cuts.files if file.uf == uf.uf and file.municipio]
     residents = next((file for file in cuts.residents if file.uf == uf.uf), None)
     folder = f"uf={uf.uf}/"
-    there = {name: _put_derived(public, prefix, folder + name, part)[1] for name, part in parts.items()}
-    descriptor = uf_descriptor(contract, uf, municipios, cuts.day, residents=residents, parts=there)
-    stored, _ = _put_derived(public, prefix, folder + "datapackage.json", json_bytes(descriptor))
+    there = {name: put(folder + name, part) for name, part in parts.items()}
+    descriptor = put(
+        folder + "datapackage.json",
+        json_bytes(uf_descriptor(contract, uf, municipios, cuts.day, residents=residents, parts=there)),
+    )
     return UfFile(
         uf=uf.uf,
         sg_uf=uf.sg_uf,
-        path=stored.path,
-        sha256=stored.sha256,
-        bytes=stored.bytes,
+        path=folder + "datapackage.json",
+        sha256=sha256_of(descriptor),
+        bytes=len(descriptor),
         rows=uf.rows,
         municipalities=len(municipios),
         residents=residents.rows if residents is not None else 0,
@@ -469,7 +564,7 @@ def _sign(
     signer: Signer | None,
     now: Callable[[], datetime],
 ) -> Signature | None:
-    """The signature of the root, before a head may name it; also of a root that an earlier run has left there."""
+    """The signature of the root, before a head may name it."""
     if signer is None:
         log_event(
             "publish.unsigned",
@@ -508,10 +603,9 @@ class _Commit:
     withdrawn_ufs: list[str] = field(default_factory=list)
 
 
-def _purged_ufs(public: ObjectStore, day: str) -> frozenset[str]:
-    """UFs whose files were removed after they were withdrawn: a run does not bring them back by itself."""
+def _head_or_none(public: ObjectStore, day: str) -> Head | None:
     stored = public.get_or_none(head_key(day))
-    return frozenset() if stored is None else decode(Head, stored.body, head_key(day)).purged_ufs
+    return None if stored is None else decode(Head, stored.body, head_key(day))
 
 
 def _require_left_out(left_out: frozenset[str], head: Head | None, day: str) -> None:
