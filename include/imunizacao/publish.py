@@ -366,7 +366,8 @@ def _write_content(
     """Write everything under `c-<contentId>/` that is not there yet, day.json last. A folder with its day.json was complete once:
     CSVs that left it since (a purged UF) are written again. CSVs of the UFs `left_out` are not written.
 
-    What is there and is not what the content id, or this run's own receipts, say of it is a `ContractViolation`: see `_require_own_signature`.
+    A folder that is complete is looked through before a head may name it again: sizes by the list, manifests by hash, and every CSV to
+    its last byte after a reader's count of this content did not add up. What was changed from outside is a `ContractViolation`.
     """
     require_may_leave(contract, cuts.header)
     prefix = content_prefix(str(context.day), inputs.split.content_id)
@@ -376,7 +377,9 @@ def _write_content(
     wanted = [file for file in (*cuts.files, *cuts.residents) if file.uf not in left_out]
     content: Content | None = None
     if stored is not None:
-        _require_same_content(decode(Day, stored.body, prefix + "day.json"), inputs, prefix)
+        day = decode(Day, stored.body, prefix + "day.json")
+        _require_same_content(day, inputs, prefix)
+        _require_manifests(day, prefix, public=public)
         own = _describe_content(lambda name, made: made, inputs=inputs, cuts=cuts, contract=contract, removed=removed)
         root = Stored(path=prefix + "day.json", sha256=sha256_of(stored.body), bytes=len(stored.body))
         known = own == stored.body or _receipt_names(root, head, work=work, stage=stage)
@@ -384,7 +387,10 @@ def _write_content(
             _require_own_signature(context, root, inputs=inputs, public=public, signer=signer)
             known = True
         content = Content(root=root, vouched_sha256=root.sha256 if known else "")
-        wanted = [file for file in wanted if prefix + file.path not in there]
+        whole = [file for file in wanted if there.get(prefix + file.path) == file.bytes]
+        if _did_not_add_up(head, inputs.split.content_id):
+            _require_bytes(whole, prefix, public=public)
+        wanted = [file for file in wanted if there.get(prefix + file.path) != file.bytes]
     of_residents = set(map(id, cuts.residents))
     by_place = [file for file in wanted if id(file) not in of_residents]
     living = [file for file in wanted if id(file) in of_residents]
@@ -395,14 +401,62 @@ def _write_content(
         residents = _gather(inputs.split.residents, cuts, body=body.file(), folder=body.folder, work=work)
         upload.files(living, residents)
         residents.unlink()
-    if content is None or prefix + "removed.csv" not in there:
-        put_once(public, prefix + "removed.csv", removed, content_type=_CSV)
+    put_once(public, prefix + "removed.csv", removed, content_type=_CSV)
     if content is not None:
         return content
     derived = _Derived(public, prefix, strict=signer is not None)
-    day = _describe_content(derived.put, inputs=inputs, cuts=cuts, contract=contract, removed=removed)
-    root = put_once(public, prefix + "day.json", day, content_type=_JSON, differing_is_a_race=True)
+    made = _describe_content(derived.put, inputs=inputs, cuts=cuts, contract=contract, removed=removed)
+    root = put_once(public, prefix + "day.json", made, content_type=_JSON, differing_is_a_race=True)
     return Content(root=root, vouched_sha256="" if derived.taken_over else root.sha256)
+
+
+def _require_manifests(day: Day, prefix: str, *, public: ObjectStore) -> None:
+    """What `day.json` names by hash, and what the descriptors name besides CSVs, is there with these bytes."""
+    outcome, ufs = day.files.outcome, day.files.ufs
+    named = [(prefix + outcome.path, outcome.sha256), *((prefix + uf.path, uf.sha256) for uf in ufs)]
+    with ThreadPoolExecutor(_UPLOADS_AT_ONCE) as pool:
+        bodies = list(pool.map(lambda one: _manifest(public, *one), named))
+        parts = [
+            (f"{key.rpartition('/')[0]}/{part['path']}", str(part["hash"]).removeprefix("sha256:"))
+            for (key, _), body in zip(named[1:], bodies[1:], strict=True)
+            for part in msgspec.json.decode(body)["rnds:parts"]
+        ]
+        list(pool.map(lambda one: _manifest(public, *one), parts))
+
+
+def _manifest(public: ObjectStore, key: str, sha256: str) -> bytes:
+    stored = public.get_or_none(key)
+    if stored is None or sha256_of(stored.body) != sha256:
+        raise _changed(public, key)
+    return stored.body
+
+
+def _did_not_add_up(head: Head | None, content_id: str) -> bool:
+    """Whether the last verdict on a content was a gap."""
+    verdicts = [
+        entry.reconciliation.verdict
+        for entry in (head.history if head is not None else [])
+        if entry.content_id == content_id and entry.reconciliation is not None
+    ]
+    return verdicts[-1:] == ["gap"]
+
+
+def _require_bytes(files: list[CutFile], prefix: str, *, public: ObjectStore) -> None:
+    """Read CSVs that are there to the end."""
+
+    def read(file: CutFile) -> None:
+        if public.measure(prefix + file.path) != (file.bytes, file.sha256):
+            raise _changed(public, prefix + file.path)
+
+    with ThreadPoolExecutor(_UPLOADS_AT_ONCE) as pool:
+        list(pool.map(read, files))
+
+
+def _changed(public: ObjectStore, key: str) -> ContractViolation:
+    return ContractViolation(
+        f"{public.bucket}/{key} is missing, or has other bytes than when it was published: it was changed from outside. Nothing was published. "
+        "Restore it from the bucket's versions or a backup, then run the task again; without a copy see docs/runbook/damaged-manifest.md."
+    )
 
 
 def _receipt_names(root: Stored, head: Head | None, *, work: ObjectStore, stage: str) -> bool:

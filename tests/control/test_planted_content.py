@@ -117,7 +117,9 @@ def test_a_root_of_other_rules_is_signed_when_a_receipt_or_our_signature_says_th
     day.signer = new_key()[1]
     with pytest.raises(ContractViolation, match="neither a receipt nor a signature"):
         day.publish(*_by_other_rules(day.inputs(ROWS)))
-    assert day.publish(*day.inputs(ROWS)).signed_by == day.signer.key_id, "what a run would write itself needs no witness"
+    assert day.publish(*day.inputs(ROWS)).signed_by == day.signer.key_id, (
+        "what a run would write itself needs no witness"
+    )
 
 
 def test_a_run_without_a_key_does_not_vouch_for_what_it_found(day: MemoryDay) -> None:
@@ -130,3 +132,51 @@ def test_a_run_without_a_key_does_not_vouch_for_what_it_found(day: MemoryDay) ->
     [entry] = _head(day).history
     assert entry.sha256 == sha256
     assert not receipts_vouch(day.work, "publish")(_head(day), entry)
+
+
+@pytest.mark.parametrize(
+    "name", [f"uf=53/imunizacao-total-df_{DAY}.csv", "removed.csv", "outcome.json", "uf=35/dialect.json"]
+)
+def test_a_file_that_was_damaged_is_not_published_again(day: MemoryDay, name: str) -> None:
+    """The content is a good one of an earlier revision: readers follow the head to it as soon as it moves."""
+    day.revise(ROWS)
+    key = f"{_folder(day)}/{name}"
+    day.revise(ROWS[:1])
+    body = day.get(key)
+    day.public.put(key, body[:-2])
+    before = day.get(HEAD)
+    with pytest.raises(ContractViolation, match=rf"{name}.* other bytes .*damaged-manifest\.md"):
+        day.revise(ROWS)
+    assert day.get(HEAD) == before
+    day.public.put(key, body)
+    assert day.revise(ROWS).revision == 3
+
+
+@pytest.mark.parametrize("gone", ["outcome.json", "uf=53/datapackage.json"])
+def test_a_manifest_that_is_gone_from_a_folder_with_its_root_is_named(day: MemoryDay, gone: str) -> None:
+    day.revise(ROWS)
+    day.public.delete(f"{_folder(day)}/{gone}")
+    with pytest.raises(ContractViolation, match=f"{gone} is missing"):
+        day.revise(ROWS)
+
+
+def test_after_a_count_that_did_not_add_up_every_file_is_read_before_it_is_published_again(day: MemoryDay) -> None:
+    """A damage that leaves the size as it was: the list cannot tell it, and the same run again would show it to readers again."""
+    day.revise(ROWS[:1])
+    context, inputs = day.inputs(ROWS)
+    published = day.publish(context, inputs)
+    key = f"{_folder(day)}/uf=53/imunizacao-total-df_{DAY}.csv"
+    body = day.get(key)
+    day.public.put(key, body[:-2] + b"!\n")
+    with pytest.raises(ContractViolation, match="went back"):
+        day.reconcile(context, published)
+    before = day.get(HEAD)
+    with pytest.raises(ContractViolation, match=r"total-df.* other bytes .*damaged-manifest\.md"):
+        day.revise(ROWS)
+    assert day.get(HEAD) == before
+    day.public.delete(key)
+    assert day.revise(ROWS).revision == 4
+    reads: list[str] = []
+    day.watch(lambda verb, found: reads.append(found) if verb == "get" and found.endswith(".csv") else None)
+    day.publish(*day.inputs(ROWS))
+    assert not [found for found in reads if "/uf=" in found], "a content that was counted well is not read again"
