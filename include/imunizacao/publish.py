@@ -23,7 +23,7 @@ import msgspec
 import pyarrow
 
 from imunizacao.bulk_publish import update_bulk
-from imunizacao.claims import begin_publication
+from imunizacao.claims import CLOCKS_APART, begin_publication, store_clock
 from imunizacao.contract import Contract, csv_dialect, load_contract, require_may_leave, table_schema
 from imunizacao.dcat import update_dcat
 from imunizacao.decision import check_reason
@@ -110,7 +110,7 @@ def publish_day(
     """Make a day readable, or leave it as it is when the same content is already there.
 
     The account is checked before the head can move: a gap is a `ContractViolation` and nothing changes for readers. A store that
-    ignores conditional writes is refused. A newer extract that is already published wins: the outcome is then `superseded`.
+    ignores conditional writes is refused. A newer extract that is already published wins: the outcome is then `superseded`, unless `reason` is `restore`.
     `reason` is one of the head's reasons; empty lets the publication find it by comparing with the revision before. UFs that are
     withdrawn stay so, and their files are not written once they were purged; `restore` brings them and their files back.
     Without `signer` the day has no signature, and the log says so; one that the same content has already stays.
@@ -119,7 +119,8 @@ def publish_day(
     require_closed_account(inputs)
     require_open_gate(inputs)
     probe_store(public)
-    begin_publication(work, context, inputs.split.content_id)
+    latest = begin_publication(work, context, inputs.split.content_id) + CLOCKS_APART
+    require_past(inputs, latest)
     cuts = read_object(work, inputs.split.cuts, CutList)
     require_residents(inputs, cuts)
     head = _head_or_none(public, str(context.day))
@@ -152,6 +153,7 @@ def publish_day(
             root=root,
             diffs=diffs,
             public=public,
+            latest=latest,
             now=now,
             reason=reason,
             left_out=left_out,
@@ -241,7 +243,15 @@ def publish_elsewhere(
     root = content.root
     signature = _sign(context, inputs=inputs, root=root, public=store, signer=signer, now=now)
     commit = _commit(
-        context, inputs=inputs, root=root, diffs=None, public=store, now=now, reason="", signature=signature
+        context,
+        inputs=inputs,
+        root=root,
+        diffs=None,
+        public=store,
+        latest=store_clock(work) + CLOCKS_APART,
+        now=now,
+        reason="",
+        signature=signature,
     )
     return Published(outcome=commit.outcome, revision=commit.revision, state=commit.state, content=content)
 
@@ -278,6 +288,17 @@ def require_closed_account(inputs: PublishInputs) -> None:
         raise ContractViolation(
             f"The account of {inputs.flatten.day} does not close: {'; '.join(gaps)}. Nothing was published. "
             "See docs/runbook/account-gap.md."
+        )
+
+
+def require_past(inputs: PublishInputs, latest: datetime) -> None:
+    """No extract of the future: it would be the fence for all later ones. `latest` is the time of the store, with some room."""
+    stamped = inputs.extract.extracted_at
+    if _instant(stamped) > latest:
+        raise ContractViolation(
+            f"The extract of {inputs.extract.day} by run {inputs.extract.run_id} is stamped {stamped}, after the time of the store "
+            f"({(latest - CLOCKS_APART).isoformat(timespec='seconds')}): the clock of its worker was ahead. Nothing was published. Repair that clock, then start a "
+            "new run of the day; see docs/runbook/worker-clock.md."
         )
 
 
@@ -692,6 +713,7 @@ def _commit(
     root: Stored,
     diffs: DiffMaker | None,
     public: ObjectStore,
+    latest: datetime,
     now: Callable[[], datetime],
     reason: str,
     signature: Signature | None,
@@ -699,6 +721,9 @@ def _commit(
 ) -> _Commit:
     """Move the head. Same content: no new revision, only `dataThrough` and a new `signature` move on. Our own lost success is
     recognised by its token.
+
+    An older extract than one of the history changes nothing, unless a person says `restore`; an instant after `latest` is of a clock that was
+    wrong and keeps nobody out.
 
     The diff is made against the head in hand, inside the swap: when another run moves the head, it is made again.
     """
@@ -729,7 +754,7 @@ def _commit(
                     f"{context.day} was withdrawn by a person in revision {last.revision}: a run does not publish it again by itself. "
                     "Publish it with the reason `restore` when that is meant."
                 )
-            if _newest(head) > _instant(through):
+            if reason != RESTORE and _newest(head, latest) > _instant(through):
                 return None, _Commit(
                     outcome="superseded", revision=head.revision, state=head.state, reason=last.reason, diff={}
                 )
@@ -836,10 +861,11 @@ def _entry(
     )
 
 
-def _newest(head: Head) -> datetime:
-    """The newest extract that was ever published or confirmed here, also in a revision that reconcile took back."""
+def _newest(head: Head, latest: datetime) -> datetime:
+    """The newest extract until `latest` that was ever published or confirmed here, also in a revision that reconcile took back."""
     known = [entry.data_through for entry in head.history]
-    return max(_instant(text) for text in (*known, *([head.current.data_through] if head.current is not None else [])))
+    known += [head.current.data_through] if head.current is not None else []
+    return max((at for at in map(_instant, known) if at <= latest), default=datetime.min.replace(tzinfo=UTC))
 
 
 def _instant(text: str) -> datetime:

@@ -47,7 +47,7 @@ class Rules:
     """The protocol. Each field switched is a known way to get it wrong."""
 
     fence: bool = True
-    """An extract that is older than what was published changes nothing."""
+    """An extract that is older than what was published changes nothing, unless a person restores it."""
     fence_over_history: bool = True
     """The fence looks at all revisions, not at the last one only."""
     token: bool = True
@@ -122,10 +122,10 @@ def publisher(name: str, content: str, through: int, rules: Rules, *, reason: st
                 if rules.withdrawal_binds and _by_person(last) and reason != "restore":
                     raise GivesUp
                 seen = [entry.through for entry in (entries if rules.fence_over_history else entries[-1:])]
-                if rules.fence and max(*seen, head.through) > through:
+                if rules.fence and reason != "restore" and max(*seen, head.through) > through:
                     return None, "superseded"
                 if last.content == content:
-                    return head._replace(through=max(through, head.through)), "unchanged"
+                    return head._replace(through=through), "unchanged"
             return Head((*entries, Entry(reason, content, through, name)), through), "published"
 
         return swap(store, "head", decide, rules, lost=manifest)

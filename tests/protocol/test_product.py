@@ -99,7 +99,7 @@ def test_a_writer_that_slept_does_not_take_a_later_state_of_the_catalog_for_the_
         (
             "good and bad",
             "imunizacao.publish._newest",
-            lambda head: datetime(2000, 1, 1, tzinfo=UTC),
+            lambda head, latest: datetime(2000, 1, 1, tzinfo=UTC),
             "older over newer",
         ),
         ("run and withdrawal", "imunizacao.manifests.Head.withdrawn_by_person", False, "published although withdrawn"),

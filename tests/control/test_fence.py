@@ -1,0 +1,90 @@
+"""Which run of a day wins: the newer extract, and of one extract the newer CNES; whatever a worker's clock says."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from imunizacao.claims import CLOCKS_APART
+from imunizacao.errors import ConfigurationError, ContractViolation
+from imunizacao.extract import extract_day
+from imunizacao.manifests import head_key
+from imunizacao.models import PublishInputs, PublishReceipt, RunContext
+from imunizacao.publish import publish_day
+from imunizacao.settings import mirror_settings
+from tests.support.control import MemoryDay
+from tests.support.small_day import dose
+
+DAY = "2026-03-14"
+A, B, C = ([dose(name, place)] for name, place in (("a", "355030"), ("b", "530010"), ("c", "120040")))
+
+
+@pytest.fixture
+def day(tmp_path: Path) -> MemoryDay:
+    """A day without revisions, in memory."""
+    return MemoryDay(DAY, tmp_path)
+
+
+def _stamped(run: tuple[RunContext, PublishInputs], at: datetime) -> tuple[RunContext, PublishInputs]:
+    context, inputs = run
+    return context, replace(inputs, extract=replace(inputs.extract, extracted_at=at.isoformat()))
+
+
+def _restore(day: MemoryDay, context: RunContext, inputs: PublishInputs) -> PublishReceipt:
+    return publish_day(
+        context,
+        inputs=inputs,
+        work=day.work,
+        public=day.public,
+        engine=day.engine,
+        now=day.now,
+        reason="restore",
+    )
+
+
+def test_an_extract_of_the_future_is_not_published(day: MemoryDay) -> None:
+    day.revise(A)
+    before = day.own_public.listing()
+    late = day.clock.now + CLOCKS_APART + timedelta(seconds=1)
+    with pytest.raises(ContractViolation, match=r"run run-2 is stamped .*worker-clock\.md"):
+        day.publish(*_stamped(day.inputs(B), late))
+    assert day.own_public.listing() == before
+    assert day.publish(*_stamped(day.inputs(B), day.clock.now + CLOCKS_APART)).outcome == "published"
+
+
+def test_a_worker_whose_clock_is_ahead_extracts_nothing(day: MemoryDay) -> None:
+    ahead = day.clock.now + CLOCKS_APART + timedelta(seconds=1)
+    with pytest.raises(ConfigurationError, match=r"0:05:01 ahead .*worker-clock\.md"):
+        extract_day(
+            day.context("ahead"),
+            settings=mirror_settings(base_url="http://127.0.0.1:9/fhir"),
+            work=day.work,
+            engine=day.engine,
+            now=lambda: ahead,
+        )
+
+
+def test_an_instant_of_the_future_in_a_head_keeps_no_run_out(day: MemoryDay) -> None:
+    """A version that did not look has published it: the day would be frozen until that instant has come."""
+    day.revise(A)
+    head = day.head()
+    for place in (head["current"], head["history"][0]):
+        place["dataThrough"] = (day.clock.now + timedelta(days=300)).isoformat()
+    day.public.put(head_key(DAY), json.dumps(head).encode())
+    assert day.revise(B).outcome == "published"
+    day.clock.forward(days=400)
+    assert day.publish(*day.inputs(C)).outcome == "superseded"
+
+
+def test_a_person_who_restores_passes_the_fence_and_no_other_reason_does(day: MemoryDay) -> None:
+    old = day.inputs(B)
+    day.revise(A)
+    assert day.publish(*old).outcome == "superseded"
+    context = day.context("person")
+    assert _restore(day, context, replace(old[1])).outcome == "published"
+    assert day.head()["history"][-1]["contentId"] == old[1].split.content_id
+    assert datetime.fromisoformat(day.head()["current"]["dataThrough"]) == datetime(2026, 3, 16, 1, tzinfo=UTC)
