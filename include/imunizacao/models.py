@@ -401,7 +401,8 @@ class PublishReceipt(Receipt):
     """What readers see now."""
 
     outcome: str
-    """`published`, `unchanged` (same content, no new revision) or `superseded` (a newer extract is there)."""
+    """`published`, `unchanged` (same content, no new revision) or `superseded` (a newer extract is there, or the same made with a newer
+    CNES)."""
     revision: int
     state: str
     content_id: str

@@ -70,6 +70,7 @@ from imunizacao.models import (
     RunContext,
     fingerprint,
 )
+from imunizacao.reference import NEWEST
 from imunizacao.residents import gather_residents
 from imunizacao.settings import EngineSettings
 from imunizacao.signing import Signer, is_signed, known_signature, receipts_vouch, sign_root, with_signature
@@ -110,7 +111,8 @@ def publish_day(
     """Make a day readable, or leave it as it is when the same content is already there.
 
     The account is checked before the head can move: a gap is a `ContractViolation` and nothing changes for readers. A store that
-    ignores conditional writes is refused. A newer extract that is already published wins: the outcome is then `superseded`, unless `reason` is `restore`.
+    ignores conditional writes is refused. A newer extract that is already published wins, and of one extract the newer CNES: the outcome is then `superseded`, unless
+    `reason` is `restore`.
     `reason` is one of the head's reasons; empty lets the publication find it by comparing with the revision before. UFs that are
     withdrawn stay so, and their files are not written once they were purged; `restore` brings them and their files back.
     Without `signer` the day has no signature, and the log says so; one that the same content has already stays.
@@ -722,8 +724,7 @@ def _commit(
     """Move the head. Same content: no new revision, only `dataThrough` and a new `signature` move on. Our own lost success is
     recognised by its token.
 
-    An older extract than one of the history changes nothing, unless a person says `restore`; an instant after `latest` is of a clock that was
-    wrong and keeps nobody out.
+    What is older than the history changes nothing, unless a person says `restore`: see `_is_older`.
 
     The diff is made against the head in hand, inside the swap: when another run moves the head, it is made again.
     """
@@ -754,7 +755,7 @@ def _commit(
                     f"{context.day} was withdrawn by a person in revision {last.revision}: a run does not publish it again by itself. "
                     "Publish it with the reason `restore` when that is meant."
                 )
-            if reason != RESTORE and _newest(head, latest) > _instant(through):
+            if reason != RESTORE and _is_older(inputs, head, latest):
                 return None, _Commit(
                     outcome="superseded", revision=head.revision, state=head.state, reason=last.reason, diff={}
                 )
@@ -861,11 +862,20 @@ def _entry(
     )
 
 
-def _newest(head: Head, latest: datetime) -> datetime:
-    """The newest extract until `latest` that was ever published or confirmed here, also in a revision that reconcile took back."""
-    known = [entry.data_through for entry in head.history]
-    known += [head.current.data_through] if head.current is not None else []
-    return max((at for at in map(_instant, known) if at <= latest), default=datetime.min.replace(tzinfo=UTC))
+def _is_older(inputs: PublishInputs, head: Head, latest: datetime) -> bool:
+    """Whether something newer was ever published or confirmed here, also in a revision that reconcile took back: a newer extract, or the same
+    made with a newer CNES. Who named the CNES wants that one. An instant after `latest` is of a clock that was wrong and keeps nobody out.
+    """
+    known = [(entry.data_through, entry.references) for entry in head.history]
+    known += [(head.current.data_through, head.history[-1].references)] if head.current is not None else []
+    fences = [(_instant(text), made.cnes.competencia if made is not None else "") for text, made in known]
+    newest, cnes = max(
+        (fence for fence in fences if fence[0] <= latest), default=(datetime.min.replace(tzinfo=UTC), "")
+    )
+    through, references = _instant(inputs.extract.extracted_at), inputs.flatten.references
+    if through != newest:
+        return through < newest
+    return references.cnes_choice in {"", NEWEST} and references.cnes_competencia < cnes
 
 
 def _instant(text: str) -> datetime:

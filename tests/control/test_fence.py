@@ -88,3 +88,26 @@ def test_a_person_who_restores_passes_the_fence_and_no_other_reason_does(day: Me
     assert _restore(day, context, replace(old[1])).outcome == "published"
     assert day.head()["history"][-1]["contentId"] == old[1].split.content_id
     assert datetime.fromisoformat(day.head()["current"]["dataThrough"]) == datetime(2026, 3, 16, 1, tzinfo=UTC)
+
+
+def _with_cnes(day: MemoryDay, run: str, rows: list[dict[str, str]], cnes: str, choice: str) -> PublishReceipt:
+    """Publish rows that are made of the first landing with this CNES."""
+    day.hour = 0
+    _, inputs = day.inputs(rows)
+    context = day.context(run)
+    versions = replace(inputs.flatten.references, cnes_competencia=cnes, cnes_choice=choice)
+    return day.publish(context, replace(inputs, flatten=replace(inputs.flatten, references=versions)))
+
+
+def test_of_two_remakes_of_one_landing_the_newer_cnes_wins_whoever_ends_last(day: MemoryDay) -> None:
+    """A replay that began before the CNES was imported ends after the republication with the new one."""
+    assert _with_cnes(day, "first", A, "202602", "newest").revision == 1
+    assert _with_cnes(day, "republish", B, "202603", "202603").revision == 2
+    late = _with_cnes(day, "replay", C, "202602", "newest")
+    assert (late.outcome, late.revision) == ("superseded", 2)
+    assert day.head()["history"][-1]["references"]["cnes"]["competencia"] == "202603"
+    # The same CNES again, by other rules: a revision. An older one: only for who asks for it.
+    assert _with_cnes(day, "rules", C, "202603", "newest").revision == 3
+    assert _with_cnes(day, "as-then", A, "202602", "of-the-day").revision == 4
+    # A newer extract is newer whatever it is made with.
+    assert day.publish(*day.inputs(B)).revision == 5

@@ -109,12 +109,14 @@ class Product:
         """What runs share."""
         return [HEAD, INDEX, *([CATALOG] if self.catalog else [])]
 
-    def publisher(self, name: str, content: str, through: int, *, reason: str = "") -> Writer:
-        """A run that publishes and counts again; `through` is the hour of its extract."""
+    def publisher(self, name: str, content: str, through: int, *, reason: str = "", cnes: str = "202602") -> Writer:
+        """A run that publishes and counts again; `through` is the hour of its extract, `cnes` the newest when it began."""
         context = RunContext.create(day=ReferenceDay.parse(DAY), run_id=name, code_version="test")
         self.returning = self.returning - {name} | ({name} if reason == "restore" else set())
         work = MemoryStore()
         inputs = make_inputs(context, ROWS[content], work, hour=through)
+        references = replace(inputs.flatten.references, cnes_competencia=cnes, cnes_choice="newest")
+        inputs = replace(inputs, flatten=replace(inputs.flatten, references=references))
 
         def publish(walk: Store, deaths: int, carry: Any) -> str:
             receipt = publish_day(
