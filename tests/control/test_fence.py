@@ -14,7 +14,6 @@ from imunizacao.errors import ConfigurationError, ContractViolation
 from imunizacao.extract import extract_day
 from imunizacao.manifests import head_key
 from imunizacao.models import PublishInputs, PublishReceipt, RunContext
-from imunizacao.publish import publish_day
 from imunizacao.settings import mirror_settings
 from tests.support.control import MemoryDay
 from tests.support.small_day import dose
@@ -32,18 +31,6 @@ def day(tmp_path: Path) -> MemoryDay:
 def _stamped(run: tuple[RunContext, PublishInputs], at: datetime) -> tuple[RunContext, PublishInputs]:
     context, inputs = run
     return context, replace(inputs, extract=replace(inputs.extract, extracted_at=at.isoformat()))
-
-
-def _restore(day: MemoryDay, context: RunContext, inputs: PublishInputs) -> PublishReceipt:
-    return publish_day(
-        context,
-        inputs=inputs,
-        work=day.work,
-        public=day.public,
-        engine=day.engine,
-        now=day.now,
-        reason="restore",
-    )
 
 
 def test_an_extract_of_the_future_is_not_published(day: MemoryDay) -> None:
@@ -85,7 +72,7 @@ def test_a_person_who_restores_passes_the_fence_and_no_other_reason_does(day: Me
     day.revise(A)
     assert day.publish(*old).outcome == "superseded"
     context = day.context("person")
-    assert _restore(day, context, replace(old[1])).outcome == "published"
+    assert day.publish(context, old[1], reason="restore").outcome == "published"
     assert day.head()["history"][-1]["contentId"] == old[1].split.content_id
     assert datetime.fromisoformat(day.head()["current"]["dataThrough"]) == datetime(2026, 3, 16, 1, tzinfo=UTC)
 

@@ -226,7 +226,9 @@ class SmallDay:
         context = self.context(f"run-{self.hour}")
         return context, make_inputs(context, rows, self.work, hour=self.hour, names=names, removed=removed)
 
-    def publish(self, context: RunContext, inputs: PublishInputs, public: ObjectStore | None = None) -> PublishReceipt:
+    def publish(
+        self, context: RunContext, inputs: PublishInputs, public: ObjectStore | None = None, *, reason: str = ""
+    ) -> PublishReceipt:
         """Publish, without counting again."""
         return publish_day(
             context,
@@ -235,6 +237,7 @@ class SmallDay:
             public=public or self.public,
             engine=self.engine,
             now=self.now,
+            reason=reason,
             signer=self.signer,
         )
 
