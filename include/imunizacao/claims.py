@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from imunizacao.errors import ContractViolation, PublicationConflict, StorageUnavailable
+from imunizacao.errors import ConfigurationError, ContractViolation, PublicationConflict, StorageUnavailable
 from imunizacao.models import RunContext
 from imunizacao.storage import ObjectStore, PreconditionLost
 
@@ -23,6 +23,8 @@ CLAIMS: Final = "v1/housekeeping/"
 """Prefix of the claims in the work bucket."""
 _CLOCK: Final = f"{CLAIMS}clock.json"
 _STARTED: Final = "started.json"
+CLOCKS_APART: Final = timedelta(minutes=5)
+"""How far the clock of a worker may be ahead of that of the store."""
 HELD_SECONDS: Final = 3600.0
 """The longest that files are removed under one claim."""
 _DEAD_AFTER: Final = timedelta(hours=2)
@@ -45,21 +47,31 @@ def store_clock(work: ObjectStore) -> datetime:
     return _written(work, _CLOCK)
 
 
-def begin_publication(work: ObjectStore, context: RunContext, content_id: str) -> None:
-    """Say that this run is about to write and commit a content; `PublicationConflict` while its folder is being emptied."""
+def require_clock(work: ObjectStore, now: datetime) -> None:
+    """Refuse a worker whose clock is ahead of the store's: what it stamps would shut out all later runs of a day."""
+    ahead = now - store_clock(work)
+    if ahead > CLOCKS_APART:
+        raise ConfigurationError(
+            f"The clock of this worker is {ahead} ahead of that of the store at {work.endpoint_url}. Nothing was asked or written: an extract "
+            "of the future would shut out all later ones. Repair the clock (NTP), then run the task again; see docs/runbook/worker-clock.md."
+        )
+
+
+def begin_publication(work: ObjectStore, context: RunContext, content_id: str) -> datetime:
+    """Say that this run is about to write and commit a content; `PublicationConflict` while its folder is being emptied.
+
+    Answers with the time of the store.
+    """
     started = context.prefix("publish") + _STARTED
     work.put(started, b"{}", content_type="application/json")
+    now = _written(work, started)
     key = claim_key(str(context.day), content_id)
     flag = _read(work, key)
     if flag is None or flag.state == "done":
-        return
+        return now
     claimed = work.info(key)
-    if (
-        claimed is not None
-        and claimed.modified is not None
-        and _written(work, started) - claimed.modified > _DEAD_AFTER
-    ):
-        return
+    if claimed is not None and claimed.modified is not None and now - claimed.modified > _DEAD_AFTER:
+        return now
     raise PublicationConflict(
         f"Housekeeping is removing files of the same content of {context.day} (c-{content_id}). Nothing was published. Run the task "
         "again when it is done, at the latest in two hours; see docs/runbook/housekeeping.md."
@@ -151,7 +163,7 @@ def _written(work: ObjectStore, key: str) -> datetime:
     info = work.info(key)
     if info is None or info.modified is None:
         raise StorageUnavailable(
-            f"The store at {work.endpoint_url} does not say when {work.bucket}/{key} was written: ages cannot be told, so nothing is "
-            "removed. See docs/runbook/housekeeping.md."
+            f"The store at {work.endpoint_url} does not say when {work.bucket}/{key} was written: neither ages nor the clocks of workers "
+            "can be told, so nothing is removed, extracted or published. See docs/runbook/storage-probe.md."
         )
     return info.modified

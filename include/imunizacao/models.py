@@ -401,13 +401,15 @@ class PublishReceipt(Receipt):
     """What readers see now."""
 
     outcome: str
-    """`published`, `unchanged` (same content, no new revision) or `superseded` (a newer extract is there)."""
+    """`published`, `unchanged` (same content, no new revision) or `superseded` (a newer extract is there, or the same made with a newer
+    CNES)."""
     revision: int
     state: str
     content_id: str
     root_path: str
     """Key of `day.json` in the public bucket."""
     root_sha256: str
+    """What this receipt confirms for `keys sign`; empty for a root that this run found there and no receipt confirms."""
     head_path: str
     doses: DoseAccount
     documents: DocumentAccount

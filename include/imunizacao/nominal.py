@@ -122,6 +122,7 @@ def nominal_day(
             contract=load_contract("nominal"),
             work=work,
             store=nominal,
+            stage=STAGE,
             now=now,
             reason=reason,
             leader=leader,
@@ -144,8 +145,8 @@ def nominal_day(
         rows=rows,
         files=len(cuts.files),
         bytes=sum(file.bytes for file in cuts.files),
-        root_path=published.root.path,
-        root_sha256=published.root.sha256,
+        root_path=published.content.root.path,
+        root_sha256=published.content.vouched_sha256,
     )
     put_receipt(work, context.prefix(STAGE), receipt)
     log_event(

@@ -23,7 +23,7 @@ import msgspec
 import pyarrow
 
 from imunizacao.bulk_publish import update_bulk
-from imunizacao.claims import begin_publication
+from imunizacao.claims import CLOCKS_APART, begin_publication, store_clock
 from imunizacao.contract import Contract, csv_dialect, load_contract, require_may_leave, table_schema
 from imunizacao.dcat import update_dcat
 from imunizacao.decision import check_reason
@@ -71,9 +71,10 @@ from imunizacao.models import (
     RunContext,
     fingerprint,
 )
+from imunizacao.reference import NEWEST
 from imunizacao.residents import gather_residents
 from imunizacao.settings import EngineSettings
-from imunizacao.signing import Signer, known_signature, sign_root, with_signature
+from imunizacao.signing import Signer, is_signed, known_signature, receipts_vouch, sign_root, with_signature
 from imunizacao.storage import (
     FileSlice,
     ObjectStore,
@@ -111,7 +112,8 @@ def publish_day(
     """Make a day readable, or leave it as it is when the same content is already there.
 
     The account is checked before the head can move: a gap is a `ContractViolation` and nothing changes for readers. A store that
-    ignores conditional writes is refused. A newer extract that is already published wins: the outcome is then `superseded`.
+    ignores conditional writes is refused. A newer extract that is already published wins, and of one extract the newer CNES: the
+    outcome is then `superseded`, unless `reason` is `restore`.
     `reason` is one of the head's reasons; empty lets the publication find it by comparing with the revision before. UFs that are
     withdrawn stay so, and their files are not written once they were purged; `restore` brings them and their files back.
     Without `signer` the day has no signature, and the log says so; one that the same content has already stays.
@@ -120,17 +122,19 @@ def publish_day(
     require_closed_account(inputs)
     require_open_gate(inputs)
     probe_store(public)
-    begin_publication(work, context, inputs.split.content_id)
+    latest = begin_publication(work, context, inputs.split.content_id) + CLOCKS_APART
+    require_past(inputs, latest)
     cuts = read_object(work, inputs.split.cuts, CutList)
     require_residents(inputs, cuts)
-    left_out = frozenset() if reason == RESTORE else _purged_ufs(public, str(context.day))
+    head = _head_or_none(public, str(context.day))
+    left_out = head.purged_ufs if head is not None and reason != RESTORE else frozenset()
     folder = Path(tempfile.mkdtemp(prefix="publish-", dir=engine.scratch_dir))
     try:
         plain = cuts.body_bytes + sum(file.length for file in cuts.residents)
         require_room(folder, inputs.split.body.bytes + plain, what=f"publish of {context.day}")
         body = _Body(folder, inputs=inputs, cuts=cuts, work=work)
         contract = load_contract("dose")
-        root = _write_content(
+        content = _write_content(
             context,
             inputs=inputs,
             cuts=cuts,
@@ -138,9 +142,12 @@ def publish_day(
             contract=contract,
             work=work,
             public=public,
+            head=head,
+            signer=signer,
             left_out=left_out,
             progress=progress,
         )
+        root = content.root
         signature = _sign(context, inputs=inputs, root=root, public=public, signer=signer, now=now)
         diffs = _diff_maker(context, cuts=cuts, body=body, public=public)
         commit = _commit(
@@ -149,6 +156,7 @@ def publish_day(
             root=root,
             diffs=diffs,
             public=public,
+            latest=latest,
             now=now,
             reason=reason,
             left_out=left_out,
@@ -174,7 +182,7 @@ def publish_day(
         state=commit.state,
         content_id=inputs.split.content_id,
         root_path=root.path,
-        root_sha256=root.sha256,
+        root_sha256=content.vouched_sha256,
         head_path=head_key(str(context.day)),
         doses=inputs.account,
         documents=inputs.flatten.documents,
@@ -211,6 +219,7 @@ def publish_elsewhere(
     contract: Contract,
     work: ObjectStore,
     store: ObjectStore,
+    stage: str,
     now: Callable[[], datetime],
     reason: str = "",
     leader: Head | None = None,
@@ -219,14 +228,16 @@ def publish_elsewhere(
 ) -> Published:
     """Publish the cuts of another contract into another bucket by the same protocol: content folder first, then the head by CAS.
 
-    `inputs.split` describes these cuts; `removed.csv` is the day's own. There are no diffs, no month index and no catalog. CSVs of UFs
-    that are withdrawn in the head `leader` of the other bucket are not written, and the new head has them withdrawn as well.
+    `inputs.split` describes these cuts; `removed.csv` is the day's own. `stage` names the receipts of its publications. There are no
+    diffs, no month index and no catalog. CSVs of UFs that are withdrawn in the head `leader` of the other bucket are not written, and
+    the new head has them withdrawn as well.
     """
     probe_store(store)
     local = _LocalBody(body)
-    withdrawn = frozenset() if leader is None else frozenset(leader.withdrawn_ufs)
-    left_out = withdrawn | (frozenset() if reason == RESTORE else _purged_ufs(store, str(context.day)))
-    root = _write_content(
+    head = _head_or_none(store, str(context.day))
+    purged = head.purged_ufs if head is not None and reason != RESTORE else frozenset()
+    left_out = purged | (frozenset() if leader is None else frozenset(leader.withdrawn_ufs))
+    content = _write_content(
         context,
         inputs=inputs,
         cuts=cuts,
@@ -234,9 +245,13 @@ def publish_elsewhere(
         contract=contract,
         work=work,
         public=store,
+        head=head,
+        signer=signer,
+        stage=stage,
         left_out=left_out,
         progress=progress,
     )
+    root = content.root
     signature = _sign(context, inputs=inputs, root=root, public=store, signer=signer, now=now)
     folder = content_prefix(str(context.day), inputs.split.content_id)
     away = (file for file in cuts.files if file.uf in left_out and store.info(folder + file.path) is None)
@@ -246,13 +261,23 @@ def publish_elsewhere(
         root=root,
         diffs=None,
         public=store,
+        latest=store_clock(work) + CLOCKS_APART,
         now=now,
         reason=reason,
         signature=signature,
         left_out=frozenset(file.uf for file in away),
         leader=leader,
     )
-    return Published(outcome=commit.outcome, revision=commit.revision, state=commit.state, root=root)
+    return Published(outcome=commit.outcome, revision=commit.revision, state=commit.state, content=content)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """A content folder that is complete."""
+
+    root: Stored
+    vouched_sha256: str
+    """sha256 of the root that a receipt may confirm: this run made it, or a run before has confirmed it. Empty when neither is so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,7 +287,7 @@ class Published:
     outcome: str
     revision: int
     state: str
-    root: Stored
+    content: Content
 
 
 def require_closed_account(inputs: PublishInputs) -> None:
@@ -278,6 +303,17 @@ def require_closed_account(inputs: PublishInputs) -> None:
         raise ContractViolation(
             f"The account of {inputs.flatten.day} does not close: {'; '.join(gaps)}. Nothing was published. "
             "See docs/runbook/account-gap.md."
+        )
+
+
+def require_past(inputs: PublishInputs, latest: datetime) -> None:
+    """No extract of the future: it would be the fence for all later ones. `latest` is the time of the store, with some room."""
+    stamped = inputs.extract.extracted_at
+    if _instant(stamped) > latest:
+        raise ContractViolation(
+            f"The extract of {inputs.extract.day} by run {inputs.extract.run_id} is stamped {stamped}, after the time of the store "
+            f"({(latest - CLOCKS_APART).isoformat(timespec='seconds')}): the clock of its worker was ahead. Nothing was published. Repair that clock, then start a "
+            "new run of the day; see docs/runbook/worker-clock.md."
         )
 
 
@@ -357,11 +393,17 @@ def _write_content(
     contract: Contract,
     work: ObjectStore,
     public: ObjectStore,
+    head: Head | None,
+    signer: Signer | None,
+    stage: str = STAGE,
     left_out: frozenset[str] = frozenset(),
     progress: Progress,
-) -> Stored:
+) -> Content:
     """Write everything under `c-<contentId>/` that is not there yet, day.json last. A folder with its day.json was complete once:
     CSVs that left it since (a purged UF) are written again. CSVs of the UFs `left_out` are not written.
+
+    A folder that is complete is looked through before a head may name it again: sizes by the list, manifests by hash, and every CSV to
+    its last byte after a reader's count of this content did not add up. What was changed from outside is a `ContractViolation`.
     """
     require_may_leave(contract, cuts.header)
     prefix = content_prefix(str(context.day), inputs.split.content_id)
@@ -369,9 +411,22 @@ def _write_content(
     there = {info.key: info.bytes for info in public.list(prefix)}
     stored = public.get_or_none(prefix + "day.json")
     wanted = [file for file in (*cuts.files, *cuts.residents) if file.uf not in left_out]
+    content: Content | None = None
     if stored is not None:
-        _require_same_content(decode(Day, stored.body, prefix + "day.json"), inputs, prefix)
-        wanted = [file for file in wanted if prefix + file.path not in there]
+        day = decode(Day, stored.body, prefix + "day.json")
+        _require_same_content(day, inputs, prefix)
+        _require_manifests(day, prefix, public=public)
+        own = _describe_content(lambda name, made: made, inputs=inputs, cuts=cuts, contract=contract, removed=removed)
+        root = Stored(path=prefix + "day.json", sha256=sha256_of(stored.body), bytes=len(stored.body))
+        known = own == stored.body or _receipt_names(root, head, work=work, stage=stage)
+        if signer is not None and not known:
+            _require_own_signature(context, root, inputs=inputs, public=public, signer=signer)
+            known = True
+        content = Content(root=root, vouched_sha256=root.sha256 if known else "")
+        whole = [file for file in wanted if there.get(prefix + file.path) == file.bytes]
+        if _did_not_add_up(head, inputs.split.content_id):
+            _require_bytes(whole, prefix, public=public)
+        wanted = [file for file in wanted if there.get(prefix + file.path) != file.bytes]
     of_residents = set(map(id, cuts.residents))
     by_place = [file for file in wanted if id(file) not in of_residents]
     living = [file for file in wanted if id(file) in of_residents]
@@ -382,19 +437,91 @@ def _write_content(
         residents = _gather(inputs.split.residents, cuts, body=body.file(), folder=body.folder, work=work)
         upload.files(living, residents)
         residents.unlink()
-    if stored is None or prefix + "removed.csv" not in there:
-        put_once(public, prefix + "removed.csv", removed, content_type=_CSV)
-    if stored is not None:
-        return Stored(path=prefix + "day.json", sha256=sha256_of(stored.body), bytes=len(stored.body))
-    outcome, _ = _put_derived(public, prefix, "outcome.json", encode(describe_outcome(inputs)))
-    parts = {
-        "tableschema.json": json_bytes(table_schema(contract)),
-        "dialect.json": json_bytes(csv_dialect()),
-    }
-    ufs = [_put_uf(public, prefix, uf, cuts, contract=contract, parts=parts) for uf in cuts.files if not uf.municipio]
-    outcome_file = OutcomeFile(path=outcome.path, sha256=outcome.sha256, bytes=outcome.bytes)
-    day = describe_day(inputs, contract=contract, ufs=ufs, removed=removed, outcome=outcome_file)
-    return put_once(public, prefix + "day.json", encode(day), content_type=_JSON, differing_is_a_race=True)
+    put_once(public, prefix + "removed.csv", removed, content_type=_CSV)
+    if content is not None:
+        return content
+    derived = _Derived(public, prefix, strict=signer is not None)
+    made = _describe_content(derived.put, inputs=inputs, cuts=cuts, contract=contract, removed=removed)
+    root = put_once(public, prefix + "day.json", made, content_type=_JSON, differing_is_a_race=True)
+    return Content(root=root, vouched_sha256="" if derived.taken_over else root.sha256)
+
+
+def _require_manifests(day: Day, prefix: str, *, public: ObjectStore) -> None:
+    """What `day.json` names by hash, and what the descriptors name besides CSVs, is there with these bytes."""
+    outcome, ufs = day.files.outcome, day.files.ufs
+    named = [(prefix + outcome.path, outcome.sha256), *((prefix + uf.path, uf.sha256) for uf in ufs)]
+    with ThreadPoolExecutor(_UPLOADS_AT_ONCE) as pool:
+        bodies = list(pool.map(lambda one: _manifest(public, *one), named))
+        parts = [
+            (f"{key.rpartition('/')[0]}/{part['path']}", str(part["hash"]).removeprefix("sha256:"))
+            for (key, _), body in zip(named[1:], bodies[1:], strict=True)
+            for part in msgspec.json.decode(body)["rnds:parts"]
+        ]
+        list(pool.map(lambda one: _manifest(public, *one), parts))
+
+
+def _manifest(public: ObjectStore, key: str, sha256: str) -> bytes:
+    stored = public.get_or_none(key)
+    if stored is None or sha256_of(stored.body) != sha256:
+        raise _changed(public, key)
+    return stored.body
+
+
+def _did_not_add_up(head: Head | None, content_id: str) -> bool:
+    """Whether the last verdict on a content was a gap."""
+    verdicts = [
+        entry.reconciliation.verdict
+        for entry in (head.history if head is not None else [])
+        if entry.content_id == content_id and entry.reconciliation is not None
+    ]
+    return verdicts[-1:] == ["gap"]
+
+
+def _require_bytes(files: list[CutFile], prefix: str, *, public: ObjectStore) -> None:
+    """Read CSVs that are there to the end."""
+
+    def read(file: CutFile) -> None:
+        if public.measure(prefix + file.path) != (file.bytes, file.sha256):
+            raise _changed(public, prefix + file.path)
+
+    with ThreadPoolExecutor(_UPLOADS_AT_ONCE) as pool:
+        list(pool.map(read, files))
+
+
+def _changed(public: ObjectStore, key: str) -> ContractViolation:
+    return ContractViolation(
+        f"{public.bucket}/{key} is missing, or has other bytes than when it was published: it was changed from outside. Nothing was published. "
+        "Restore it from the bucket's versions or a backup, then run the task again; without a copy see docs/runbook/damaged-manifest.md."
+    )
+
+
+def _receipt_names(root: Stored, head: Head | None, *, work: ObjectStore, stage: str) -> bool:
+    """Whether a run that the history names wrote into its receipt that it published exactly this root."""
+    entries, vouched = head.history if head is not None else [], receipts_vouch(work, stage)
+    return head is not None and any(
+        vouched(head, entry) for entry in entries if (entry.path, entry.sha256) == (root.path, root.sha256)
+    )
+
+
+def _require_own_signature(
+    context: RunContext, root: Stored, *, inputs: PublishInputs, public: ObjectStore, signer: Signer
+) -> None:
+    """The last that can vouch for a root: whoever can write to the bucket could have put another one there."""
+    if is_signed(
+        public,
+        signer,
+        root=root,
+        day=str(context.day),
+        content_id=inputs.split.content_id,
+        rows=inputs.split.rows,
+    ):
+        return
+    raise ContractViolation(
+        f"{public.bucket}/{root.path} is not what this run would write, and neither a receipt nor a signature by key {signer.key_id} says "
+        "that it was published like this: it may have been planted. Nothing was signed or published. Compare it with a backup; if it is "
+        f"the same: python -m imunizacao keys sign --day {context.day} --without-receipt, then run the task again. If not: "
+        "docs/runbook/damaged-manifest.md."
+    )
 
 
 def _gather(pieces: ObjectRef, cuts: CutList, *, body: Path, folder: Path, work: ObjectStore) -> Path:
@@ -445,40 +572,73 @@ class _Upload:
             )
 
 
-def _put_derived(public: ObjectStore, prefix: str, name: str, body: bytes) -> tuple[Stored, bytes]:
-    """Create a manifest that depends on code and rules as well as on the CSVs, or take the one that is there: its bytes.
+Put = Callable[[str, bytes], bytes]
+"""Takes name and body of a manifest, and answers with the body that stands under this name."""
 
-    Another run may have written it, with other code or another quarantine, and may be about to name it in day.json. So it is never
-    overwritten: whoever comes second describes what is there. One that does not fit the CSVs is a `ContractViolation`.
+
+class _Derived:
+    """Creates manifests that depend on code and rules as well as on the CSVs, or takes those that are there.
+
+    Another run may have written them, with other code or another quarantine, and may be about to name them in day.json. So they are never
+    overwritten: whoever comes second describes what is there. One that does not fit the CSVs is a `ContractViolation`. A run that
+    signs takes over nothing that it would have written otherwise (`strict`).
     """
-    key = prefix + name
-    if create_once(public, key, body, sha256=sha256_of(body), content_type=_JSON) is not None:
-        there = public.get(key).body
-        if there != body and not describes_the_same(name, there, body):
+
+    def __init__(self, public: ObjectStore, prefix: str, *, strict: bool) -> None:
+        self._public, self._prefix, self._strict = public, prefix, strict
+        self.taken_over = False
+
+    def put(self, name: str, body: bytes) -> bytes:
+        """Create one, or answer with the one that is there."""
+        key = self._prefix + name
+        if create_once(self._public, key, body, sha256=sha256_of(body), content_type=_JSON) is None:
+            return body
+        there = self._public.get(key).body
+        if there == body:
+            return body
+        if not describes_the_same(name, there, body):
             raise ContractViolation(
-                f"{public.bucket}/{key} was left by another version of the code and does not describe these files. Nobody was told of it: "
+                f"{self._public.bucket}/{key} was left by another version of the code and does not describe these files. Nobody was told of it: "
                 "its folder has no day.json. Delete it and run the task again; see docs/runbook/damaged-manifest.md."
             )
-        body = there
-    return Stored(path=name, sha256=sha256_of(body), bytes=len(body)), body
+        if self._strict:
+            raise PublicationConflict(
+                f"{self._public.bucket}/{key} is there with other words than this run would sign: another run is publishing the same content, "
+                "or left it, or somebody planted it. Nothing was published. Run the task again; when no other run of the day is at work, "
+                "delete it first. See docs/runbook/damaged-manifest.md."
+            )
+        self.taken_over = True
+        return there
 
 
-def _put_uf(
-    public: ObjectStore, prefix: str, uf: CutFile, cuts: CutList, *, contract: Contract, parts: dict[str, bytes]
-) -> UfFile:
-    """Write what describes one UF: `parts` (Table Schema, CSV dialect) and the Frictionless descriptor over its files."""
+def _describe_content(put: Put, *, inputs: PublishInputs, cuts: CutList, contract: Contract, removed: bytes) -> bytes:
+    """Hand every manifest of a content folder to `put`; the answer is the `day.json` that names what stands there then."""
+    outcome = put("outcome.json", encode(describe_outcome(inputs)))
+    parts = {
+        "tableschema.json": json_bytes(table_schema(contract)),
+        "dialect.json": json_bytes(csv_dialect()),
+    }
+    ufs = [_describe_uf(put, uf, cuts, contract=contract, parts=parts) for uf in cuts.files if not uf.municipio]
+    outcome_file = OutcomeFile(path="outcome.json", sha256=sha256_of(outcome), bytes=len(outcome))
+    return encode(describe_day(inputs, contract=contract, ufs=ufs, removed=removed, outcome=outcome_file))
+
+
+def _describe_uf(put: Put, uf: CutFile, cuts: CutList, *, contract: Contract, parts: dict[str, bytes]) -> UfFile:
+    """Hand over what describes one UF: `parts` (Table Schema, CSV dialect) and the Frictionless descriptor over its files."""
     municipios = [file for file in cuts.files if file.uf == uf.uf and file.municipio]
     residents = next((file for file in cuts.residents if file.uf == uf.uf), None)
     folder = f"uf={uf.uf}/"
-    there = {name: _put_derived(public, prefix, folder + name, part)[1] for name, part in parts.items()}
-    descriptor = uf_descriptor(contract, uf, municipios, cuts.day, residents=residents, parts=there)
-    stored, _ = _put_derived(public, prefix, folder + "datapackage.json", json_bytes(descriptor))
+    there = {name: put(folder + name, part) for name, part in parts.items()}
+    descriptor = put(
+        folder + "datapackage.json",
+        json_bytes(uf_descriptor(contract, uf, municipios, cuts.day, residents=residents, parts=there)),
+    )
     return UfFile(
         uf=uf.uf,
         sg_uf=uf.sg_uf,
-        path=stored.path,
-        sha256=stored.sha256,
-        bytes=stored.bytes,
+        path=folder + "datapackage.json",
+        sha256=sha256_of(descriptor),
+        bytes=len(descriptor),
         rows=uf.rows,
         municipalities=len(municipios),
         residents=residents.rows if residents is not None else 0,
@@ -494,7 +654,7 @@ def _sign(
     signer: Signer | None,
     now: Callable[[], datetime],
 ) -> Signature | None:
-    """The signature of the root, before a head may name it; also of a root that an earlier run has left there."""
+    """The signature of the root, before a head may name it."""
     if signer is None:
         log_event(
             "publish.unsigned",
@@ -533,10 +693,9 @@ class _Commit:
     withdrawn_ufs: list[str] = field(default_factory=list)
 
 
-def _purged_ufs(public: ObjectStore, day: str) -> frozenset[str]:
-    """UFs whose files were removed after they were withdrawn: a run does not bring them back by itself."""
+def _head_or_none(public: ObjectStore, day: str) -> Head | None:
     stored = public.get_or_none(head_key(day))
-    return frozenset() if stored is None else decode(Head, stored.body, head_key(day)).purged_ufs
+    return None if stored is None else decode(Head, stored.body, head_key(day))
 
 
 def _require_left_out(left_out: frozenset[str], new: Head, day: str) -> None:
@@ -569,6 +728,7 @@ def _commit(
     root: Stored,
     diffs: DiffMaker | None,
     public: ObjectStore,
+    latest: datetime,
     now: Callable[[], datetime],
     reason: str,
     signature: Signature | None,
@@ -577,6 +737,8 @@ def _commit(
 ) -> _Commit:
     """Move the head. Same content: no new revision, only `dataThrough` and a new `signature` move on. Our own lost success is
     recognised by its token.
+
+    What is older than the history changes nothing, unless a person says `restore`: see `_is_older`.
 
     The diff is made against the head in hand, inside the swap: when another run moves the head, it is made again.
     """
@@ -613,7 +775,7 @@ def _commit(
                     f"{context.day} was withdrawn by a person in revision {last.revision}: a run does not publish it again by itself. "
                     "Publish it with the reason `restore` when that is meant."
                 )
-            if _newest(head) > _instant(through):
+            if reason != RESTORE and _is_older(inputs, head, latest):
                 return None, _Commit(
                     outcome="superseded", revision=head.revision, state=head.state, reason=last.reason, diff={}
                 )
@@ -721,10 +883,20 @@ def _entry(
     )
 
 
-def _newest(head: Head) -> datetime:
-    """The newest extract that was ever published or confirmed here, also in a revision that reconcile took back."""
-    known = [entry.data_through for entry in head.history]
-    return max(_instant(text) for text in (*known, *([head.current.data_through] if head.current is not None else [])))
+def _is_older(inputs: PublishInputs, head: Head, latest: datetime) -> bool:
+    """Whether something newer was ever published or confirmed here, also in a revision that reconcile took back: a newer extract, or the same
+    made with a newer CNES. Who named the CNES wants that one. An instant after `latest` is of a clock that was wrong and keeps nobody out.
+    """
+    known = [(entry.data_through, entry.references) for entry in head.history]
+    known += [(head.current.data_through, head.history[-1].references)] if head.current is not None else []
+    fences = [(_instant(text), made.cnes.competencia if made is not None else "") for text, made in known]
+    newest, cnes = max(
+        (fence for fence in fences if fence[0] <= latest), default=(datetime.min.replace(tzinfo=UTC), "")
+    )
+    through, references = _instant(inputs.extract.extracted_at), inputs.flatten.references
+    if through != newest:
+        return through < newest
+    return references.cnes_choice in {"", NEWEST} and references.cnes_competencia < cnes
 
 
 def _instant(text: str) -> datetime:

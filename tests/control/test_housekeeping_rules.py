@@ -203,10 +203,11 @@ def test_files_of_a_withdrawn_uf_go_from_every_content_and_later_runs_leave_them
     assert day.revise([*B, *C]).outcome == "unchanged"
     sp = f"{head['current']['path'].rpartition('/')[0]}/uf=35/imunizacao-total-sp_{DAY}.csv"
     body = day.public.get(sp).body
-    day.public.put(sp, body + b"x")
     context, inputs = day.inputs([*B, *C])
+    published = day.publish(context, inputs)
+    day.public.put(sp, body + b"x")
     with pytest.raises(ContractViolation, match="sha256 of uf=35"):
-        day.reconcile(context, day.publish(context, inputs))
+        day.reconcile(context, published)
     day.public.put(sp, body)
 
     # Other content: its files of the UF are not written.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from imunizacao.claims import store_clock
 from imunizacao.errors import ConfigurationError, PipelineError, PublicationConflict
 from imunizacao.models import PublishInputs, RunContext
 from imunizacao.publish import publish_day
@@ -186,7 +187,7 @@ def test_whoever_comes_between_two_requests_of_the_other_no_head_names_what_is_g
 def test_these_meetings_would_find_a_publication_that_hides_its_work(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("imunizacao.publish.begin_publication", lambda *_: None)
+    monkeypatch.setattr("imunizacao.publish.begin_publication", lambda work, *_: store_clock(work))
     day = MemoryDay(DAY, tmp_path, keep=LONG)
     publish, tidy = _orphan(day)
     back = day.snapshot()

@@ -141,7 +141,7 @@ class Lander:
 
     def objects(self) -> list[str]:
         """Objects of the slice, without what is random in them."""
-        return sorted(found.key.removeprefix(PREFIX) for found in self.work.list("v1/"))
+        return sorted(found.key.removeprefix(PREFIX) for found in self.work.list("v1/day="))
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ class Stage:
         ]
 
     def written(self) -> list[str]:
-        return [found.key for found in self.work.list("v1/")]
+        return [found.key for found in self.work.list("v1/day=")]
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def runs(mirror: FakeMirror, work: ObjectStore, tmp_path: Path) -> Runs:
 
 
 def objects(work: ObjectStore) -> dict[str, str]:
-    return {found.key: found.etag for found in work.list("v1/")}
+    return {found.key: found.etag for found in work.list("v1/day=")}
 
 
 def test_a_retry_of_a_finished_run_only_counts(runs: Runs, mirror: FakeMirror, work: ObjectStore) -> None:

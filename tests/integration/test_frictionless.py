@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,12 +12,16 @@ from typing import Any
 import pytest
 
 from imunizacao import pipeline
+from imunizacao.errors import ContractViolation
 from imunizacao.models import RunContext
 from imunizacao.settings import Settings
 from imunizacao_local.mirror import MirrorServer, MirrorSettings
 from imunizacao_local.ports import free_ports
 from tests.integration.conftest import DAY, NOW, ROOT
+from tests.support.control import MemoryDay
 from tests.support.reader import DayRead, read_day
+from tests.support.small_day import ufs
+from tests.support.whole_doses import whole_dose
 
 pytestmark = [
     pytest.mark.servers,
@@ -104,3 +109,116 @@ def test_a_damaged_csv_is_noticed(packages: tuple[DayRead, Path]) -> None:
             assert kinds & {"hash-count", "byte-count"}, f"{victim.name}: {what}"
         victim.write_bytes(body)
     assert _validate(descriptor).valid
+
+
+@pytest.mark.slow
+def test_the_packages_of_a_day_are_valid_in_every_state_that_readers_meet(tmp_path: Path) -> None:
+    """First, revised, without a UF, with it again, gone back after a gap; and at any moment of a publication."""
+    day = MemoryDay(str(DAY), tmp_path)
+    reader = _Reader(str(DAY), tmp_path / "download")
+    first = [_whole("a", "355030", "530010"), _whole("b", "530010", ""), _whole("c", "120040", "355030")]
+    second = [*first[1:], _whole("d", "350010", "120040"), _whole("e", "530010", "530010")]
+
+    day.revise(first)
+    assert reader.read(day) == _ALL
+    day.revise(second)
+    assert reader.read(day) == _ALL, "revised"
+    day.change("withdraw", "53", "12")
+    assert reader.read(day) == _ALL - {"53", "12"}, "two UFs withdrawn"
+    day.revise(first)
+    assert reader.read(day) == _ALL - {"53", "12"}, "revised while UFs are withdrawn"
+    day.clock.forward(days=60)
+    day.tidy()
+    assert reader.read(day) == _ALL - {"53", "12"}, "their files removed"
+    context, inputs = day.inputs(second)
+    day.reconcile(context, day.publish(context, inputs, reason="restore"))
+    assert reader.read(day) == _ALL, "published again with all UFs"
+    day.change("withdraw", "35")
+    day.change("restore", "35")
+    assert reader.read(day) == _ALL, "a UF restored"
+    day.change("withdraw")
+    assert reader.read(day) == set(), "the day withdrawn"
+    day.change("restore")
+    assert reader.read(day) == _ALL, "the day restored"
+
+    context, inputs = day.inputs([*second, _whole("g", "530010", "")])
+    published = day.publish(context, inputs)
+    day.public.delete(f"{published.root_path.removesuffix('day.json')}uf=53/imunizacao-total-df_{DAY}.csv")
+    with pytest.raises(ContractViolation, match="went back"):
+        day.reconcile(context, published)
+    assert reader.read(day) == _ALL, "gone back after a gap"
+
+    moments = _moments(day, [*first, _whole("f", "120040", "")])
+    seen = [json.loads(moment[_HEAD].body)["revision"] for moment in moments]
+    assert (seen[0], seen[-1], len(set(seen))) == (seen[0], seen[0] + 1, 2), "before and after the head moved"
+    for number, moment in enumerate(moments):
+        day.own_public.objects = moment
+        assert reader.read(day) == _ALL, f"moment {number} of {len(moments)} of a publication"
+    assert reader.validated == 3 * 27, "packages of three contents"
+
+
+_HEAD = f"v1/days/{DAY}/head.json"
+_ALL = {uf for uf, _ in ufs()}
+
+
+def _whole(document: str, municipio: str, residence: str) -> dict[str, str]:
+    return whole_dose(document, municipio, str(DAY), residence=residence)
+
+
+def _moments(day: MemoryDay, rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """The public bucket at every tenth request of a publication, right before its head moves, and at all requests after that."""
+    moments: list[dict[str, Any]] = []
+    requests = [0]
+
+    def look(verb: str, key: str) -> None:
+        requests[0] += 1
+        now = dict(day.own_public.objects)
+        moved = bool(moments) and now[_HEAD] != moments[0][_HEAD]
+        if requests[0] % 10 == 1 or moved or (verb, key) == ("put", f"public:{_HEAD}"):
+            moments.append(now)
+
+    context, inputs = day.inputs(rows)
+    day.watch(look)
+    published = day.publish(context, inputs)
+    day.watch(lambda verb, key: None)
+    assert published.outcome == "published"
+    return moments
+
+
+class _Reader:
+    """Downloads the packages of the UFs that may be read, and lets frictionless judge those that it has not judged yet."""
+
+    def __init__(self, day: str, target: Path) -> None:
+        self._day, self._target = day, target
+        self._judged: set[tuple[tuple[str, str], ...]] = set()
+
+    @property
+    def validated(self) -> int:
+        """Packages with bytes of their own."""
+        return len(self._judged)
+
+    def read(self, day: MemoryDay) -> set[str]:
+        """UFs whose packages are valid; any fault fails the test."""
+        objects = day.own_public.objects
+        head = json.loads(objects[_HEAD].body)
+        if head["current"] is None:
+            return set()
+        base = head["current"]["path"].removesuffix("day.json")
+        root = json.loads(objects[head["current"]["path"]].body)
+        readable = [uf for uf in root["files"]["ufs"] if uf["uf"] not in head.get("withdrawnUfs", {})]
+        for uf in readable:
+            folder = base + uf["path"].removesuffix("datapackage.json")
+            files = {key: found for key, found in objects.items() if key.startswith(folder)}
+            mark = tuple(sorted((key, found.sha256) for key, found in files.items()))
+            if mark in self._judged:
+                continue
+            target = self._target / str(len(self._judged))
+            for key, found in files.items():
+                path = target / key.removeprefix(folder)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(found.body)
+            report = _validate(target / "datapackage.json")
+            assert _faults(report) == [], f"{uf['uf']} of revision {head['revision']}"
+            assert report.stats["tasks"] == 1 + uf["municipalities"] + 1
+            self._judged.add(mark)
+        return {uf["uf"] for uf in readable}

@@ -87,10 +87,14 @@ def test_only_a_day_that_moved_is_extracted_again_and_only_its_parts_that_moved(
     read_day(lambda key: services.public.get(key).body, str(DAY))
     assert recheck_day(_run("after"), later, dry_run=False).state == "same"
 
-    # A landing that was not published is told, and left to whoever held it.
+    # A landing whose run failed later is told, and made into a day without another fetch.
     latest = pipeline.open_services(services.settings, now=lambda: NOW + timedelta(hours=2))
-    pipeline.extract(_run("held"), latest)
-    assert recheck_day(_run("sees"), latest, dry_run=False).state == "held"
+    pipeline.extract(_run("failed"), latest)
+    assert recheck_day(_run("sees"), latest).state == "unpublished"
+    simulator.play(f"late:{DAY}:{LATE}")
+    assert recheck_day(_run("makes"), latest, dry_run=False).state == "unchanged"
+    assert _walks(simulator) == 0
+    assert recheck_day(_run("then"), latest).state == "same"
 
     # Thorough: fetched again from the first page to the last, and the same.
     simulator.play(f"late:{DAY}:{LATE}")

@@ -303,6 +303,7 @@ def test_another_bucket_is_signed_by_the_same_protocol(own: SmallDay, s3_setting
         contract=load_contract("dose"),
         work=own.work,
         store=own.public,
+        stage="nominal",
         now=own.now,
         signer=signer,
     )

@@ -27,6 +27,8 @@ class Entry(NamedTuple):
     through: int
     token: str
     verdict: str = ""
+    cnes: int = 1
+    """References that it was made with."""
 
 
 class Head(NamedTuple):
@@ -47,7 +49,9 @@ class Rules:
     """The protocol. Each field switched is a known way to get it wrong."""
 
     fence: bool = True
-    """An extract that is older than what was published changes nothing."""
+    """An extract that is older than what was published changes nothing, unless a person restores it."""
+    fence_on_references: bool = True
+    """Of one extract the one that was made with older references changes nothing."""
     fence_over_history: bool = True
     """The fence looks at all revisions, not at the last one only."""
     token: bool = True
@@ -100,7 +104,7 @@ def swap(store: Store, key: str, decide: Callable[[Any], tuple[Any, Any]], rules
     return answer
 
 
-def publisher(name: str, content: str, through: int, rules: Rules, *, reason: str = "publish") -> Writer:
+def publisher(name: str, content: str, through: int, rules: Rules, *, reason: str = "publish", cnes: int = 1) -> Writer:
     """A run: content folder, head, month index, reconcile. Returns its outcome."""
     data, manifest = (f"data {content}", f"manifest {content}") if rules.own_folders else ("data", "manifest")
 
@@ -121,12 +125,16 @@ def publisher(name: str, content: str, through: int, rules: Rules, *, reason: st
                     return None, "published"
                 if rules.withdrawal_binds and _by_person(last) and reason != "restore":
                     raise GivesUp
-                seen = [entry.through for entry in (entries if rules.fence_over_history else entries[-1:])]
-                if rules.fence and max(*seen, head.through) > through:
+                seen = [
+                    (entry.through, entry.cnes) for entry in (entries if rules.fence_over_history else entries[-1:])
+                ]
+                newest = max(*seen, (head.through, last.cnes))
+                mine = (through, cnes if rules.fence_on_references else newest[1])
+                if rules.fence and reason != "restore" and newest > mine:
                     return None, "superseded"
                 if last.content == content:
-                    return head._replace(through=max(through, head.through)), "unchanged"
-            return Head((*entries, Entry(reason, content, through, name)), through), "published"
+                    return head._replace(through=through), "unchanged"
+            return Head((*entries, Entry(reason, content, through, name, cnes=cnes)), through), "published"
 
         return swap(store, "head", decide, rules, lost=manifest)
 
@@ -256,7 +264,7 @@ def withdrawal(name: str, rules: Rules) -> Writer:
                 return None, "withdrawn"
             if not head.entries[-1].content and head.entries[-1].reason == "withdraw":
                 return None, "unchanged"
-            entry = Entry("withdraw", "", head.entries[-1].through, name)
+            entry = Entry("withdraw", "", head.entries[-1].through, name, cnes=head.entries[-1].cnes)
             return Head((*head.entries, entry), head.through), "withdrawn"
 
         return swap(store, "head", decide, rules)
@@ -276,7 +284,7 @@ def restoration(name: str, rules: Rules) -> Writer:
             found = [entry for entry in head.entries if entry.content and entry.verdict != "gap"]
             if head.entries[-1].content or not found:
                 return None, "nothing to restore"
-            entry = Entry("restore", found[-1].content, found[-1].through, name, found[-1].verdict)
+            entry = found[-1]._replace(reason="restore", token=name)
             return Head((*head.entries, entry), entry.through), "restored"
 
         return swap(store, "head", decide, rules)
@@ -336,13 +344,14 @@ def each_run_once(world: World) -> str:
 
 
 def never_older(world: World) -> str:
-    """A run never publishes an older extract than one that was published or confirmed before."""
+    """A run never publishes an older extract than one that was published or confirmed before, nor the same made with older references."""
     before, after = world.before["head"], world.stored["head"]
     if before is None or len(after.entries) == len(before.entries):
         return ""
-    newest = max(before.through, *(entry.through for entry in before.entries))
+    newest = max((before.through, before.entries[-1].cnes), *((entry.through, entry.cnes) for entry in before.entries))
     new = after.entries[-1]
-    return f"older over newer: {new} after {newest}" if new.reason == "publish" and new.through < newest else ""
+    older = (new.through, new.cnes) < newest
+    return f"older over newer: {new} after {newest}" if new.reason == "publish" and older else ""
 
 
 def withdrawn_stays_withdrawn(world: World) -> str:
@@ -427,6 +436,7 @@ class Scene:
 TWO: Final[dict[str, Scene]] = {
     "older and newer": Scene(writers=lambda r: [publisher("x", "a", 1, r), publisher("y", "b", 2, r)]),
     "same content": Scene(writers=lambda r: [publisher("x", "a", 1, r), publisher("y", "a", 2, r)]),
+    "two remakes": Scene(writers=lambda r: [publisher("x", "b", 1, r), publisher("y", "c", 1, r, cnes=2)], head=A),
     "good and bad": Scene(writers=lambda r: [publisher("x", "b", 2, r), publisher("y", BAD, 3, r)], head=A),
     "late and bad": Scene(writers=lambda r: [publisher("x", "b", 3, r), publisher("y", BAD, 6, r)], head=A_CONFIRMED),
     "run and withdrawal": Scene(writers=lambda r: [publisher("x", "b", 2, r), withdrawal("person", r)], head=A),
@@ -460,6 +470,7 @@ THREE: Final[dict[str, Scene]] = {
 
 MUTANTS: Final[dict[str, Rules]] = {
     "no fence": Rules(fence=False),
+    "fence on the extract alone": Rules(fence_on_references=False),
     "fence on the last revision only": Rules(fence_over_history=False),
     "no commit token": Rules(token=False),
     "no compare-and-swap": Rules(compare_and_swap=False),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -99,7 +99,9 @@ class Product:
             self.contents[published.content_id] = name
             if name == model.BAD:
                 victim = f"{published.root_path.rpartition('/')[0]}/uf=35/imunizacao-total-sp_{DAY}.csv"
-                self.common[victim] = b"".join(self.common[victim].splitlines(keepends=True)[:-1])
+                self.common[victim] = (
+                    self.common[victim][:-2] + b"!\n"
+                )  # of the same size: another is refused before the head moves
         self._page = publish_dictionary(MemoryStore())
 
     @property
@@ -107,12 +109,14 @@ class Product:
         """What runs share."""
         return [HEAD, INDEX, *([CATALOG] if self.catalog else [])]
 
-    def publisher(self, name: str, content: str, through: int, *, reason: str = "") -> Writer:
-        """A run that publishes and counts again; `through` is the hour of its extract."""
+    def publisher(self, name: str, content: str, through: int, *, reason: str = "", cnes: str = "202602") -> Writer:
+        """A run that publishes and counts again; `through` is the hour of its extract, `cnes` the newest when it began."""
         context = RunContext.create(day=ReferenceDay.parse(DAY), run_id=name, code_version="test")
         self.returning = self.returning - {name} | ({name} if reason == "restore" else set())
         work = MemoryStore()
         inputs = make_inputs(context, ROWS[content], work, hour=through)
+        references = replace(inputs.flatten.references, cnes_competencia=cnes, cnes_choice="newest")
+        inputs = replace(inputs, flatten=replace(inputs.flatten, references=references))
 
         def publish(walk: Store, deaths: int, carry: Any) -> str:
             receipt = publish_day(
@@ -166,12 +170,20 @@ class Product:
 
     @contextmanager
     def _still(self) -> Iterator[None]:
-        """Without log, without probe (its keys are random), and with the page of the dictionary rendered once."""
+        """Without log, without probe (its keys are random), with the page of the dictionary rendered once, and without a look through
+        the manifests of a content folder: nobody changes them here.
+        """
         logging.disable(logging.CRITICAL)
         try:
-            with mock.patch("imunizacao.publish.probe_store"):
-                with mock.patch("imunizacao.publish.publish_dictionary", return_value=self._page):
-                    yield
+            with ExitStack() as patches:
+                for name, answer in (
+                    ("probe_store", None),
+                    ("publish_dictionary", self._page),
+                    ("_require_manifests", None),
+                    ("_describe_content", b""),
+                ):
+                    patches.enter_context(mock.patch(f"imunizacao.publish.{name}", return_value=answer))
+                yield
         finally:
             logging.disable(logging.NOTSET)
 

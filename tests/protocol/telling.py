@@ -45,7 +45,8 @@ def _entry(entry: dict[str, Any], names: Mapping[str, str], returning: Collectio
         reason = "restore" if entry["runId"] in returning else "publish"
     name = entry["runId"] if reason in {"publish", "restore"} else entry["commitToken"]
     verdict = entry.get("reconciliation", {}).get("verdict", "")
-    return model.Entry(reason, content, _number(entry["dataThrough"]), name, verdict)
+    cnes = int(entry.get("references", {}).get("cnes", {}).get("competencia", 0))
+    return model.Entry(reason, content, _number(entry["dataThrough"]), name, verdict, cnes)
 
 
 def tell_index(body: bytes, day: str, *, names: Mapping[str, str]) -> tuple[int, str] | None:

@@ -40,6 +40,7 @@ def test_three_writers_never_break_a_promise(name: str) -> None:
 
 GUILTY = {
     "no fence": ("older and newer", "older over newer"),
+    "fence on the extract alone": ("two remakes", "older over newer"),
     "fence on the last revision only": ("late and bad", "older over newer"),
     "no commit token": ("bad return", "duplicate commit"),
     "no compare-and-swap": ("older and newer", "was overwritten"),

@@ -18,7 +18,7 @@ from imunizacao.errors import ContractViolation
 from imunizacao.storage import ObjectInfo, ObjectMissing, ObjectStore, PreconditionLost, StoredObject, sha256_of
 from imunizacao.storage.store import check_key
 
-START = datetime(2026, 3, 16, tzinfo=UTC)
+START = datetime(2026, 3, 17, tzinfo=UTC)
 
 
 @dataclass(slots=True)

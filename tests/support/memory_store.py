@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import IO
@@ -12,6 +13,9 @@ from typing import IO
 from imunizacao.errors import StorageUnavailable
 from imunizacao.storage import ObjectInfo, ObjectMissing, ObjectStore, PreconditionLost, StoredObject
 from imunizacao.storage.store import check_key
+
+WRITTEN = datetime(2026, 3, 17, tzinfo=UTC)
+"""When all was written, by the clock of this store: after all extracts of the small days."""
 
 
 @lru_cache(maxsize=10_000)
@@ -40,7 +44,9 @@ class MemoryStore(ObjectStore):
         if body is None:
             return None
         sha256 = hashlib.sha256(body).hexdigest()
-        return ObjectInfo(key=key, etag=etag_of(body), bytes=len(body), content_type="", sha256=sha256)
+        return ObjectInfo(
+            key=key, etag=etag_of(body), bytes=len(body), content_type="", sha256=sha256, modified=WRITTEN
+        )
 
     def put(
         self,

@@ -74,6 +74,9 @@ class OutcomeLog(Protocol):
     def counts(self, context: RunContext) -> dict[str, dict[str, int | float]]:
         """Stage → counts of its last attempt that was done in this run."""
 
+    def of_run(self, context: RunContext) -> list[Outcome]:
+        """All attempts of a run on its day, in order of their start."""
+
 
 class OutcomeStore(Protocol):
     """The part of an object store that outcomes need."""
@@ -103,8 +106,13 @@ class PostgresOutcomeLog:
 
     def counts(self, context: RunContext) -> dict[str, dict[str, int | float]]:
         """See `OutcomeLog.counts`."""
+        return _last_done(self.of_run(context))
+
+    def of_run(self, context: RunContext) -> list[Outcome]:
+        """See `OutcomeLog.of_run`."""
         with opened(self._connect) as connection:
-            return _last_done(outcomes(connection, context.day), context)
+            found = outcomes(connection, context.day)
+        return [outcome for outcome in found if outcome.run_id == context.run_id]
 
     def _begin(self, outcome: Outcome) -> None:
         with opened(self._connect) as connection:
@@ -135,12 +143,17 @@ class BucketOutcomeLog:
 
     def counts(self, context: RunContext) -> dict[str, dict[str, int | float]]:
         """See `OutcomeLog.counts`."""
+        return _last_done(self.of_run(context))
+
+    def of_run(self, context: RunContext) -> list[Outcome]:
+        """See `OutcomeLog.of_run`."""
         keys = [info.key for info in self._store.list(context.prefix("outcomes"))]
-        return _last_done([outcome_from_json(self._store.get(key).body) for key in keys], context)
+        found = [outcome_from_json(self._store.get(key).body) for key in keys]
+        return sorted(found, key=lambda outcome: (outcome.started_at, outcome.stage, outcome.attempt))
 
 
-def _last_done(found: Iterable[Outcome], context: RunContext) -> dict[str, dict[str, int | float]]:
-    done = [outcome for outcome in found if outcome.run_id == context.run_id and outcome.state == "done"]
+def _last_done(found: Iterable[Outcome]) -> dict[str, dict[str, int | float]]:
+    done = [outcome for outcome in found if outcome.state == "done"]
     return {outcome.stage: outcome.counts for outcome in sorted(done, key=lambda outcome: outcome.attempt)}
 
 

@@ -25,6 +25,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from imunizacao.claims import require_clock
 from imunizacao.errors import MirrorProtocolError, PipelineError
 from imunizacao.events import Progress, log_event, no_progress
 from imunizacao.extract.export import land_export
@@ -127,9 +128,10 @@ def extract_day(
     Windows that this run, or else an earlier run of the same day, has landed are taken over when the mirror still announces
     the same total for them (of earlier runs not with `fresh`); a walk that was cut off goes on from its last page. Raises `ConfigurationError` for a day that is not
     over, `MirrorUnavailable` when the mirror does not answer or has not reached the end of the day yet (unless `accept_stale`),
-    `MirrorProtocolError` when the totals do not agree.
+    `MirrorProtocolError` when the totals do not agree; also `ConfigurationError` when the clock of this worker is ahead of the store's.
     """
     context.day.require_over(now())
+    require_clock(work, now())
     with _scratch(engine) as folder:
         return run_extraction(
             _extract(

@@ -93,6 +93,6 @@ def _recheck(options: argparse.Namespace, env: Mapping[str, str], out: TextIO, t
         rows += [[day, f"failed: {type(error).__name__}", "", "", "", "", "", "", ""] for day, error in failed]
         print(text_table(header, sorted(rows, key=lambda row: str(row[0]))), file=out)
         print(f"\n{summary(done, dry_run=dry_run)}", file=out)
-        if dry_run and any(day.state == "moved" for day in done):
+        if dry_run and any(day.state in {"moved", "unpublished"} for day in done):
             print("Nothing was changed. The same command with --publish makes these days again.", file=out)
     return failed[0][1].exit_code if failed else 0

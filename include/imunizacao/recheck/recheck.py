@@ -17,11 +17,14 @@ import msgspec
 from imunizacao import pipeline
 from imunizacao.events import log_event
 from imunizacao.manifests import Head, decode, head_key
-from imunizacao.models import RunContext
+from imunizacao.models import ExtractReceipt, FlattenReceipt, RunContext
 from imunizacao.pipeline import Services
+from imunizacao.reference_day import ReferenceDay
 
 DEFAULT_DAYS: Final = 15
 STAGE: Final = "recheck"
+_VERDICT: Final = ("validate", "decide")
+"""Stages that a rule or a person can end with `held`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +34,8 @@ class RecheckedDay:
     day: str
     state: str
     """`pending`: not published yet. `withdrawn`: taken back by a person, left alone. `same`: all totals are those of its landing.
-    `moved`: they are not (dry run). `held`: they are, of a landing that was not published yet. `uncountable`: the mirror has no
+    `moved`: they are not (dry run). `held`: they are, of a newer landing that a rule or a person holds. `unpublished`: they are, of a newer
+    landing whose run failed (dry run). `uncountable`: the mirror has no
     totals. `published`: a new revision. `unchanged`: extracted again, same content. `superseded`: a newer extract was published
     meanwhile."""
     landed: int = 0
@@ -64,7 +68,8 @@ def recheck_day(
     decide_publish: str = "",
     decided_by: str = "",
 ) -> RecheckedDay:
-    """Count a published day again and, where a total moved, run it again; unchanged parts of its landing are not fetched.
+    """Count a published day again and, where a total moved, run it again; unchanged parts of its landing are not fetched. A landing that was
+    not published, and that neither a rule nor a person holds, is made into a day without asking the mirror again.
 
     `thorough` runs it again whatever the totals say, and fetches everything: the only way to see a document that left while another
     came within the same part. Other content is a new revision, the same is none. A dry run only counts. A day that nobody has published
@@ -90,11 +95,13 @@ def recheck_day(
         announced=counted.announced,
         moved=counted.moved,
     )
-    if dry_run or not (thorough or counted.state == "moved"):
+    if dry_run or not (thorough or counted.state in {"moved", "unpublished"}):
         return counted
-    published = pipeline.run_day(
-        context, services, fresh=thorough, decide_publish=decide_publish, decided_by=decided_by
-    ).published
+    if counted.state == "unpublished" and not thorough:
+        made = pipeline.remake_day(context, services, reason="", decide_publish=decide_publish, decided_by=decided_by)
+    else:
+        made = pipeline.run_day(context, services, fresh=thorough, decide_publish=decide_publish, decided_by=decided_by)
+    published = made.published
     diff = published.diff
     return replace(
         counted,
@@ -117,7 +124,7 @@ def _count(context: RunContext, services: Services, head: Head) -> RecheckedDay:
     elif found.announced != landed or found.moved or head.current is None:
         state = "moved"
     elif landing is not None and _instant(landing.extracted_at) > _instant(head.current.data_through):
-        state = "held"
+        state = "held" if _is_held(context.day, services, landing) else "unpublished"
     else:
         state = "same"
     return RecheckedDay(
@@ -128,6 +135,28 @@ def _count(context: RunContext, services: Services, head: Head) -> RecheckedDay:
         moved=found.moved,
         revision=head.revision,
     )
+
+
+def _is_held(day: ReferenceDay, services: Services, landing: ExtractReceipt) -> bool:
+    """Whether the last run that judged a landing was held by a rule or a person, or still waits for that person."""
+    runs = [RunContext.create(day=day, run_id=run, code_version="") for run in _made_from(day, services, landing)]
+    judged = [found for run in runs if (found := [o for o in services.outcomes.of_run(run) if o.stage in _VERDICT])]
+    if not judged:
+        return False
+    last = {outcome.stage: outcome for outcome in max(judged, key=lambda found: found[-1].started_at)}
+    states = {stage: outcome.state for stage, outcome in last.items()}
+    asks = "validate" in last and last["validate"].counts.get("asks", 0) > 0
+    return states.get("validate") == "held" or (asks and states.get("decide") != "done")
+
+
+def _made_from(day: ReferenceDay, services: Services, landing: ExtractReceipt) -> set[str]:
+    """The run of a landing, and those that made the day again from it."""
+    runs = {landing.run_id}
+    for info in services.work.list(f"v1/day={day}/run="):
+        if info.key.endswith("/flatten/receipt.json"):
+            receipt = FlattenReceipt.from_json(services.work.get(info.key).body)
+            runs |= {receipt.run_id} if receipt.landing == landing.manifest else set()
+    return runs
 
 
 def _instant(text: str) -> datetime:
@@ -145,7 +174,8 @@ def summary(days: Sequence[RecheckedDay], *, dry_run: bool) -> str:
         "superseded": "já tinham extração mais nova",
         "pending": "ainda não publicados",
         "withdrawn": "retirados por uma pessoa",
-        "held": "com extração mais nova que não foi publicada",
+        "held": "com extração mais nova retida",
+        "unpublished": "com extração mais nova que não foi publicada",
         "uncountable": "que o espelho não sabe contar",
     }
     parts = [f"{len(days)} {'dia recontado' if len(days) == 1 else 'dias recontados'}"]
@@ -156,5 +186,5 @@ def summary(days: Sequence[RecheckedDay], *, dry_run: bool) -> str:
             f"doses: {sum(day.added for day in moved)} incluídas, {sum(day.changed for day in moved)} alteradas, "
             f"{sum(day.removed for day in moved)} retiradas"
         )
-    named = [day.day for day in days if day.state in {"published", "moved", "held", "pending"}]
+    named = [day.day for day in days if day.state in {"published", "moved", "held", "unpublished", "pending"}]
     return " · ".join([*parts, *([", ".join(named)] if named else [])])

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from imunizacao.errors import ConfigurationError, ContractViolation
 from imunizacao.manifests import Entry, Head, PublicKey
 from imunizacao.reference_day import ReferenceDay
 from imunizacao.settings import BucketSettings, bucket_settings_from_env
-from imunizacao.signing.days import Vouch, published_days, resign_day
+from imunizacao.signing.days import Vouch, published_days, receipts_vouch, resign_day
 from imunizacao.signing.keys import Signer, fingerprint_of, load_signer, new_key
 from imunizacao.signing.ring import EndState, name_keys, publish_key, read_keys, set_state
 from imunizacao.storage import ObjectStore, open_nominal_store, open_public_store, open_work_store, sha256_of
@@ -146,7 +145,7 @@ def _sign(options: argparse.Namespace, env: Mapping[str, str], out: TextIO, term
         _publish_key(store, signer)
         days = [str(ReferenceDay.parse(options.day))] if options.day else list(published_days(store))
         left += _sign_days(
-            store, days, signer, vouched=_anything if options.without_receipt else _receipts(work, stage), out=out
+            store, days, signer, vouched=_anything if options.without_receipt else receipts_vouch(work, stage), out=out
         )
     if left:
         raise ContractViolation(
@@ -176,22 +175,6 @@ def _sign_days(store: ObjectStore, days: list[str], signer: Signer, *, vouched: 
 
 def _anything(head: Head, entry: Entry) -> bool:
     return True
-
-
-def _receipts(work: ObjectStore, stage: str) -> Callable[[Head, Entry], bool]:
-    """Confirm a root by the receipt of a run that published it: the work bucket is not the one that readers, and others, may reach."""
-
-    def vouched(head: Head, entry: Entry) -> bool:
-        for other in head.history:
-            if other.path != entry.path:
-                continue
-            stored = work.get_or_none(f"v1/day={head.day}/run={other.run_id}/{stage}/receipt.json")
-            receipt = json.loads(stored.body) if stored is not None else {}
-            if (receipt.get("root_path"), receipt.get("root_sha256")) == (entry.path, entry.sha256):
-                return True
-        return False
-
-    return vouched
 
 
 def _buckets(settings: BucketSettings) -> list[ObjectStore]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,10 +36,20 @@ def sign_root(
 ) -> Signature:
     """Publish the key and the signature of a root that is there. Until a head names the signature, nobody has to know of it."""
     publish_key(store, signer, now=now)
-    signed = Signed(root=root.path, sha256=root.sha256, day=day, content_id=content_id, rows=rows)
-    body = make_envelope(signer, signed)
+    body = _envelope(signer, root=root, day=day, content_id=content_id, rows=rows)
     stored = put_once(store, signature_key(root.path, signer.key_id), body, content_type=_JSON)
     return Signature(path=stored.path, sha256=stored.sha256, bytes=stored.bytes, key_id=signer.key_id)
+
+
+def is_signed(store: ObjectStore, signer: Signer, *, root: Stored, day: str, content_id: str, rows: int) -> bool:
+    """Whether this key has signed exactly this root."""
+    stored = store.get_or_none(signature_key(root.path, signer.key_id))
+    own = _envelope(signer, root=root, day=day, content_id=content_id, rows=rows)
+    return stored is not None and stored.body == own
+
+
+def _envelope(signer: Signer, *, root: Stored, day: str, content_id: str, rows: int) -> bytes:
+    return make_envelope(signer, Signed(root=root.path, sha256=root.sha256, day=day, content_id=content_id, rows=rows))
 
 
 def with_signature(head: Head, root: str, signature: Signature | None) -> Head:
@@ -69,6 +80,22 @@ class Unsigned:
 
 Vouch = Callable[[Head, Entry], bool]
 """Whether something outside of the bucket says that this root is the one that was published."""
+
+
+def receipts_vouch(work: ObjectStore, stage: str) -> Vouch:
+    """Confirm a root by the receipt of a run that published it: the work bucket is not the one that readers, and others, may reach."""
+
+    def vouched(head: Head, entry: Entry) -> bool:
+        for other in head.history:
+            if other.path != entry.path:
+                continue
+            stored = work.get_or_none(f"v1/day={head.day}/run={other.run_id}/{stage}/receipt.json")
+            receipt = json.loads(stored.body) if stored is not None else {}
+            if (receipt.get("root_path"), receipt.get("root_sha256")) == (entry.path, entry.sha256):
+                return True
+        return False
+
+    return vouched
 
 
 def resign_day(
