@@ -15,8 +15,7 @@ from imunizacao.housekeeping import describe_report, report_note
 from imunizacao.manifests import Head, decode, head_key
 from imunizacao.models import LandingManifest, LandingSlice, ObjectRef, to_json
 from imunizacao.publish import publish_day
-from imunizacao.signing import new_key, resign_day
-from imunizacao.signing.command import _receipts
+from imunizacao.signing import new_key, receipts_vouch, resign_day
 from imunizacao.storage import sha256_of
 from tests.support.control import MemoryDay, broken_promises
 from tests.support.reader import read_day
@@ -331,11 +330,11 @@ def test_days_can_be_signed_again_as_long_as_outcomes_are_kept(day: MemoryDay) -
     left = [key for key in keys(day, "run=run-") if "/outcomes/" not in key]
     assert left == [f"work:v1/day={DAY}/run=run-{number}/publish/receipt.json" for number in (1, 2)]
     sign = partial(resign_day, day.public, DAY, now=day.now())
-    assert sign(new_key()[1], vouched=_receipts(day.work, "publish")) == (2, [])
+    assert sign(new_key()[1], vouched=receipts_vouch(day.work, "publish")) == (2, [])
     day.clock.forward(days=70)
     day.tidy()
     assert keys(day, "run=run-") == []
-    done, unsigned = sign(new_key()[1], vouched=_receipts(day.work, "publish"))
+    done, unsigned = sign(new_key()[1], vouched=receipts_vouch(day.work, "publish"))
     assert (done, len(unsigned)) == (0, 2)
 
 
