@@ -336,7 +336,7 @@ def test_a_mirror_that_restarts_in_the_middle_is_waited_for(mirror: FakeMirror) 
             with socket.socket() as taken:
                 taken.bind(("127.0.0.1", 0))
                 gone = f"http://127.0.0.1:{taken.getsockname()[1]}"
-            opened._settings = mirror.settings(base_url=gone, retry_budget=40.0)
+            opened._settings = opened.transport.settings = mirror.settings(base_url=gone, retry_budget=40.0)
             await opened.count(HOUR)
 
     with pytest.raises(MirrorUnavailable, match="last status connection refused"):
@@ -479,6 +479,20 @@ def test_a_next_to_another_origin_is_never_followed(caller: Caller, address: str
     with pytest.raises(MirrorProtocolError, match="away from http://127"):
         caller.walk(auth="basic", login="a", password="b", page_size=100)
     assert len(caller.mirror.seen) == 1
+
+
+def test_who_we_are_is_never_sent_to_another_origin_whoever_kept_the_address(caller: Caller) -> None:
+    """A checkpoint may name the host that the mirror had before somebody changed the connection."""
+    former = caller.mirror.base.replace("127.0.0.1", "localhost") + "/Bundle?_bookmark=1"
+    told = {"auth": "basic", "login": "leitor", "password": "segredo"}
+
+    with pytest.raises(MirrorProtocolError, match=r"lies at http://localhost.*identification is only sent to the mirror"):
+        caller.ask(lambda opened: opened.transport.ask(former, where="page 2"), **told)
+    assert caller.mirror.seen == []
+
+    caller.ask(lambda opened: opened.transport.ask(former, where="file 1", authenticated=False), **told)
+    (seen,) = caller.mirror.seen
+    assert "authorization" not in seen.headers, "a stranger may be asked, but is told nothing"
 
 
 def test_a_relative_and_very_long_next_is_followed_as_it_is(caller: Caller) -> None:

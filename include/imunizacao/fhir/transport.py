@@ -206,7 +206,7 @@ class Transport:
 
         `check` raises `BadPage` for a body that is worth asking for again, past all caches. `where` names the request in messages and
         logs. `content` may be made anew for every try. With `cursor`, an address that the mirror gave itself and no longer knows is
-        `WalkBroken`. Raises `ConfigurationError`, `MirrorUnavailable` or `MirrorProtocolError` otherwise.
+        `WalkBroken`. With `authenticated`, no other origin than the mirror's own is asked. Raises `ConfigurationError`, `MirrorUnavailable` or `MirrorProtocolError` otherwise.
         """
 
         async def once(uncached: Mapping[str, str], identity: Mapping[str, str]) -> tuple[Answer, None]:
@@ -282,6 +282,13 @@ class Transport:
         expected: frozenset[int],
         check: Callable[[Answer], None] | None,
     ) -> tuple[Received, T]:
+        if authenticated and origin(url) != origin(self.settings.base_url):
+            # Links are followed on the mirror's own origin only, but an address may have been kept by an earlier task.
+            raise MirrorProtocolError(
+                f"The address of {where} lies at {shown_origin(url)}, the mirror at {self.shown_base}. It was not asked for: "
+                "identification is only sent to the mirror itself. If the mirror has moved, start a new run; see "
+                "docs/runbook/mirror-protocol.md."
+            )
         spent, tries, throttles, bad_bodies = 0.0, 0, 0, 0
         may_reauthenticate = authenticated
         while True:
