@@ -16,6 +16,7 @@ from imunizacao.errors import ContractViolation, MirrorProtocolError
 from imunizacao.extract import SlicePart, extract_day, extract_part, plan_day
 from imunizacao.extract.walks import Landed
 from imunizacao.fhir import Window
+from imunizacao.fhir.transport import mirror_mark
 from imunizacao.models import ExtractReceipt, LandingManifest
 from imunizacao.settings import EngineSettings
 from imunizacao.storage import ObjectStore, read_object
@@ -220,7 +221,7 @@ def test_a_damaged_checkpoint_costs_the_pages_from_there_on(
     else:
         work.put(
             third,
-            {"cut": body[:-5], "junk": b"{}", "format": body.replace(b'"format":1', b'"format":9', 1)}[damage],
+            {"cut": body[:-5], "junk": b"{}", "format": body.replace(b'"format":2', b'"format":9', 1)}[damage],
         )
     receipt = runs.run()
     assert (receipt.fetched, receipt.pages_resumed) == (73, 2)
@@ -361,12 +362,16 @@ def test_clearing_everything_gives_the_same_landing_again(runs: Runs, work: Obje
     assert runs.run().landing_sha256 == first.landing_sha256
 
 
-def test_the_pages_of_another_way_are_not_taken(runs: Runs, work: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The setting may change between two tries of one run: a cursor of one search means nothing to another."""
+def test_the_pages_of_another_way_or_mirror_are_not_taken(
+    runs: Runs, mirror: FakeMirror, work: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The settings may change between two tries of one run: a cursor of one search means nothing to another."""
     runs.killed_after(6, monkeypatch)
+    mark = mirror_mark(mirror.base, "Bundle?type=document")
     hour = Window(start=DAY.start, end=DAY.start + HOURS)
     landed = Landed(work, context()).checkpoints
-    assert landed.load(hour, announced=73, way="resources") is None
-    saved = landed.load(hour, announced=73, way="documents")
+    assert landed.load(hour, announced=73, way="resources", mirror=mark) is None
+    saved = landed.load(hour, announced=73, way="documents", mirror=mark)
+    assert landed.load(hour, announced=73, way="documents", mirror=mirror_mark("https://other.example/fhir")) is None
     assert saved is not None
     assert len(saved.pages) == 6

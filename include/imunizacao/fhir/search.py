@@ -19,7 +19,7 @@ from imunizacao.events import log_event
 from imunizacao.fhir.auth import Authenticator
 from imunizacao.fhir.pace import Sleep
 from imunizacao.fhir.pages import Page, PageContent, read_page
-from imunizacao.fhir.transport import Answer, Received, Transport, WalkBroken, shown
+from imunizacao.fhir.transport import Answer, Received, Transport, WalkBroken, mirror_mark, shown
 from imunizacao.fhir.window import Window, instant_text, require_filters
 from imunizacao.settings import MirrorSettings
 
@@ -113,6 +113,11 @@ class SearchClient(ABC):
         async with self._lock:
             self.known_searches = self.known_searches or await self.find_searches()
         return self.known_searches
+
+    async def mark(self) -> str:
+        """`mirror_mark` of the mirror and of the searches, without what walks bring beside the matches."""
+        searched = [f"{search.type}?{urlencode(search.filters)}" for search in await self.searches()]
+        return mirror_mark(self._settings.base_url, *searched)
 
     async def count(self, window: Window) -> int:
         """Ask how many versions the mirror has in a window."""

@@ -16,7 +16,7 @@ from imunizacao.fhir.client import Cursor, MirrorClient
 from imunizacao.fhir.pace import Sleep
 from imunizacao.fhir.pages import Page
 from imunizacao.fhir.resources import ResourceClient
-from imunizacao.fhir.transport import Transport
+from imunizacao.fhir.transport import Transport, mirror_mark
 from imunizacao.fhir.window import Window
 from imunizacao.settings import MirrorSettings
 
@@ -32,6 +32,10 @@ class Source(Protocol):
     @property
     def transport(self) -> Transport:
         """The connection, with its counters."""
+        ...
+
+    async def mark(self) -> str:
+        """`mirror_mark` of where this leads; landing of another mirror is never taken over."""
         ...
 
     async def count(self, window: Window) -> int:
@@ -60,6 +64,10 @@ class ExportSource:
         self.transport = transport
         self._search = MirrorClient(transport.settings, transport=transport)
         self._counts: bool | None = None
+
+    async def mark(self) -> str:
+        """`mirror_mark` of the mirror."""
+        return mirror_mark(self.transport.settings.base_url)
 
     async def total(self, window: Window) -> int | None:
         """What search announces for a window; None where the mirror has no search of documents that counts."""

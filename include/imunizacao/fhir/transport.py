@@ -547,6 +547,12 @@ def shown_origin(url: str) -> str:
     return f"{scheme}://{host}:{port}"
 
 
+def mirror_mark(base_url: str, *searched: str) -> str:
+    """A short mark of a mirror and of what is searched there: whatever has another one was landed from somewhere else."""
+    base = shown_origin(base_url) + urlsplit(base_url).path.rstrip("/")
+    return hashlib.sha256("\n".join([base, *searched]).encode()).hexdigest()[:16]
+
+
 def shown(url: str) -> str:
     """An address that may be kept and shown: without user, password and parameters whose names smell of secrets."""
     parts = urlsplit(url)
