@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from starlette.responses import Response
 
-from imunizacao.errors import ConfigurationError
+from imunizacao.errors import ConfigurationError, MirrorUnavailable
 from imunizacao.extract import extract_day
 from imunizacao.models import ExtractReceipt
 from imunizacao.settings import EngineSettings
@@ -25,6 +25,7 @@ from tests.integration.extract_support import (
     SleepLog,
     context,
     make_document,
+    outcome,
     running_mirror,
 )
 from tests.support.memory_store import MemoryStore
@@ -120,3 +121,42 @@ def test_the_job_of_a_former_mirror_is_left_alone_and_a_new_one_is_started(
         assert land(new, way="export", **SECRET, password="new").fetched == 25
         assert old.asked == []
         assert len(new.asked_for("GET /fhir/$export")) == 1
+
+
+@pytest.mark.parametrize("status", [400, 404, 409, 422, 200, 500])
+def test_a_cursor_that_is_dead_costs_the_window_not_the_run(
+    former: FakeMirror, land: Callable[..., ExtractReceipt], status: int
+) -> None:
+    """Servers tell it in any way: `continuation token is invalid`, an outcome with 200, an exception of their own."""
+    former.before = fails_at(3, 403)
+    with pytest.raises(ConfigurationError):
+        land(former)
+    former.forget()
+    walks = [0]
+
+    def dead_to_the_earlier_walk(seen: Seen) -> Response | None:
+        walks[0] += seen.is_page and seen.page_number == 1
+        return outcome(status, "gone") if seen.is_page and seen.page_number == 3 and not walks[0] else None
+
+    former.before = dead_to_the_earlier_walk
+    receipt = land(former, retry_budget=5.0)
+    assert (receipt.fetched, receipt.slices, walks[0]) == (25, 1, 1)
+
+
+def test_pages_are_kept_while_the_mirror_is_down(former: FakeMirror, land: Callable[..., ExtractReceipt]) -> None:
+    former.before = fails_at(3, 403)
+    with pytest.raises(ConfigurationError):
+        land(former)
+
+    down = [False]
+
+    def goes_down(seen: Seen) -> Response | None:
+        down[0] = down[0] or seen.is_page
+        return Response(status_code=503) if down[0] else None
+
+    former.before = goes_down
+    with pytest.raises(MirrorUnavailable, match="did not give count of"):
+        land(former, retry_budget=5.0)
+
+    former.before = lambda seen: None
+    assert land(former).pages_resumed == 2

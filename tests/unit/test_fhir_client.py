@@ -427,10 +427,10 @@ def test_a_refusal_is_told_by_code_without_its_text(
     assert len(caller.mirror.seen) == 1, "trying again does not help"
 
 
-@pytest.mark.parametrize(("status", "code"), [(404, "x"), (410, "x"), (400, "EHR-ERR848"), (422, "EHR-ERR860")])
+@pytest.mark.parametrize(("status", "code"), [(404, "x"), (410, "x"), (400, "EHR-ERR848"), (422, "EHR-ERR860"), (400, "x"), (422, "x"), (409, "x")])
 def test_a_cursor_that_expired_breaks_the_walk_not_the_day(caller: Caller, status: int, code: str) -> None:
     caller.mirror.before = lambda seen: outcome(status, f"({code}) bookmark") if seen.page_number == 3 else None
-    with pytest.raises(WalkBroken, match="no longer knows its own `next` address"):
+    with pytest.raises(WalkBroken, match="refuses its own `next` address"):
         caller.walk()
 
 

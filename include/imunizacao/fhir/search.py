@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import ClassVar, Final, Self
 from urllib.parse import parse_qsl, urldefrag, urlencode, urlsplit
 
-from imunizacao.errors import MirrorProtocolError
+from imunizacao.errors import MirrorProtocolError, MirrorUnavailable
 from imunizacao.events import log_event
 from imunizacao.fhir.auth import Authenticator
 from imunizacao.fhir.pace import Sleep
@@ -148,7 +148,8 @@ class SearchClient(ABC):
 
         The server's `next` is followed as it is, on the same origin only. A page without a match ends the walk of its search, and
         so does a `next` that was visited before, or a second page in a row whose entries came before; whether all came is for the
-        caller to count. Raises `WalkBroken` when the walk should start again, and `MirrorProtocolError` when it should not.
+        caller to count. A first page after `resume` that cannot be had breaks the walk, whatever the mirror says of it: servers tell of
+        dead cursors in any way, also by a constant 500. Raises `WalkBroken` when the walk should start again, and `MirrorProtocolError` when it should not.
         """
         searches = await self.searches()
         firsts = [self._first_url(search, window) for search in searches]
@@ -164,7 +165,12 @@ class SearchClient(ABC):
             after = firsts[place + 1] if place + 1 < len(firsts) else None
             visited.add(visited_mark(url))
             where = f"slice {window} page {number + 1}{search.label}"
-            content, received = await self._page(urldefrag(url).url, search, where=where, cursor=not is_first)
+            try:
+                content, received = await self._page(urldefrag(url).url, search, where=where, cursor=not is_first)
+            except (MirrorUnavailable, MirrorProtocolError) as error:
+                if resume is None or url != resume.url:
+                    raise
+                raise WalkBroken(f"The walk cannot go on from where an earlier task left it: {error}") from error
             self.check_page(search, content, window, where=where, first=is_first)
             self._tell_outcomes(content, where)
             _require_inside(content, window, where)

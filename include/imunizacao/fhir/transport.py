@@ -49,8 +49,6 @@ SLOW_FACTOR: Final = 4
 FHIR_JSON: Final = "application/fhir+json, application/json;q=0.9"
 OK: Final = frozenset({200})
 _UNCACHED: Final = {"Cache-Control": "no-cache, no-store", "Pragma": "no-cache"}
-_LOST_CURSOR: Final = frozenset({"EHR-ERR848", "EHR-ERR860"})
-"""The RNDS says that a `_bookmark` is wrong or has expired."""
 _BACKEND_DOWN: Final = frozenset({"EHR-ERR990", "EHR-ERR991", "EHR-ERR992", "EHR-ERR993", "EHR-ERR994", "EHR-ERR999"})
 """The RNDS says with a client error that something behind it is down."""
 _MUST_SERVE: Final = "; the mirror must serve this search"
@@ -205,8 +203,8 @@ class Transport:
         """Ask until there is an answer of an expected status that passes `check`, within the retry budget of this request.
 
         `check` raises `BadPage` for a body that is worth asking for again, past all caches. `where` names the request in messages and
-        logs. `content` may be made anew for every try. With `cursor`, an address that the mirror gave itself and no longer knows is
-        `WalkBroken`. With `authenticated`, no other origin than the mirror's own is asked. Raises `ConfigurationError`, `MirrorUnavailable` or `MirrorProtocolError` otherwise.
+        logs. `content` may be made anew for every try. With `cursor`, an address that the mirror gave itself and refuses (4xx, but for 401
+        and 403) is `WalkBroken`. With `authenticated`, no other origin than the mirror's own is asked. Raises `ConfigurationError`, `MirrorUnavailable` or `MirrorProtocolError` otherwise.
         """
 
         async def once(uncached: Mapping[str, str], identity: Mapping[str, str]) -> tuple[Answer, None]:
@@ -426,8 +424,9 @@ class Transport:
                 f"{who} refuses us: {told} on {where}. Check the credentials, their validity and what they may read, then run "
                 "the task again. See docs/runbook/mirror-access.md."
             )
-        if cursor and (status in {404, 410} or code in _LOST_CURSOR):
-            raise WalkBroken(f"{who} no longer knows its own `next` address: {told} on {where}.")
+        if cursor:
+            # Servers say in many ways that a cursor is over: 404, 410, 400 "invalid continuation token", 422 EHR-ERR860.
+            raise WalkBroken(f"{who} refuses its own `next` address: {told} on {where}.")
         if status in {404, 405, 410} or not authenticated:
             raise ConfigurationError(
                 f"{who} has no such address: {told} on {where}. Check the address{_MUST_SERVE if authenticated else ''}. "
