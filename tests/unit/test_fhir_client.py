@@ -70,9 +70,9 @@ class Caller:
     def count(self, **changes: Any) -> int:
         return self.ask(lambda opened: opened.count(HOUR), **changes)
 
-    def walk(self, **changes: Any) -> list[Page]:
+    def walk(self, *, announced: int | None = None, **changes: Any) -> list[Page]:
         async def collect(opened: MirrorClient) -> list[Page]:
-            return [page async for page in opened.walk(HOUR)]
+            return [page async for page in opened.walk(HOUR, announced=announced)]
 
         return self.ask(collect, **changes)
 
@@ -505,7 +505,7 @@ def test_a_relative_and_very_long_next_is_followed_as_it_is(caller: Caller) -> N
     assert caller.mirror.pages_seen[1].value("_state") == "x/y" * 600
 
 
-def test_an_empty_page_ends_the_walk_even_with_a_next(caller: Caller) -> None:
+def test_an_empty_page_ends_the_walk_even_with_a_next_once_all_have_come(caller: Caller) -> None:
     def never_ending(seen: Seen, entries: list[bytes], links: list[dict[str, str]]) -> None:
         if len(links) == 1:
             query = [pair for pair in seen.query if pair[0] != "_bookmark"]
@@ -517,8 +517,32 @@ def test_an_empty_page_ends_the_walk_even_with_a_next(caller: Caller) -> None:
             )
 
     caller.mirror.edit_page = never_ending
-    assert caller.sizes() == [10, 10, 5]
+    assert caller.sizes(announced=25) == [10, 10, 5]
     assert len(caller.mirror.pages_seen) == 4
+
+    caller.mirror.forget()
+    with pytest.raises(WalkBroken, match=rf"3 pages in a row without an entry .* as slice {HOUR} page 4"):
+        caller.walk(announced=26)
+    assert len(caller.mirror.pages_seen) == 6
+
+
+@pytest.mark.parametrize("empty", [{1}, {1, 2}, {2, 3, 5}])
+def test_empty_pages_in_between_do_not_end_a_walk(caller: Caller, empty: set[int]) -> None:
+    """Azure gives them, and FHIR allows it: only a page without `next` is the last one."""
+
+    def shift(seen: Seen, entries: list[bytes], links: list[dict[str, str]]) -> None:
+        full = [number for number in range(1, 9) if number not in empty][:3]
+        stored = [document.entry for document in caller.mirror.documents if document.last_updated in HOUR]
+        place = 10 * full.index(seen.page_number) if seen.page_number in full else 25
+        entries[:] = stored[place : place + 10]
+        query = [pair for pair in seen.query if pair[0] != "_bookmark"]
+        links[1:] = [{"relation": "next", "url": f"?{_quoted([*query, ('_bookmark', str(seen.page_number))])}"}]
+        if seen.page_number == full[-1]:
+            links.pop()
+
+    caller.mirror.edit_page = shift
+    assert caller.sizes(announced=25) == [10, 10, 5]
+    assert caller.sizes() == [10, 10, 5]
 
 
 def test_a_later_page_may_carry_an_opaque_cursor_alone(caller: Caller) -> None:

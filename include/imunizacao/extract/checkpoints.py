@@ -73,7 +73,12 @@ class SavedWalk:
     def cursor(self) -> Cursor:
         """Where it goes on."""
         last = self.pages[-1]
-        return Cursor(url=last.following, number=last.page, visited=frozenset(page.mark for page in self.pages))
+        return Cursor(
+            url=last.following,
+            number=last.page,
+            visited=frozenset(page.mark for page in self.pages),
+            entries=sum(page.block.lines + page.block.rejected for page in self.pages),
+        )
 
 
 @dataclass(slots=True)

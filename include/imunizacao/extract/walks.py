@@ -174,7 +174,7 @@ class SliceWalker:
                 raise MirrorProtocolError(
                     f"Slice {window} of {self._context.day} does not add up after {attempt} walks: the mirror announced {before} "
                     f"documents before and {after} after the last walk, {walk.distinct} different ones came ({fetched} entries in "
-                    f"{walk.page_log.lines} pages). {broken + ' ' if broken else ''}{_limit_hint(walk, before, after)}Nothing was published. The pages of that walk "
+                    f"{walk.page_log.lines} pages). {broken + ' ' if broken else _limit_hint(walk, before, after)}Nothing was published. The pages of that walk "
                     f"are listed in {page_log.key}. See docs/runbook/bundle-total-mismatch.md."
                 )
             # A walk that went on from another task's pages was not a fair try: the cursor may have been too old.
@@ -195,7 +195,7 @@ class SliceWalker:
                 log_event("extract.slice_resumed", slice=str(window), pages=len(saved.pages), entries=writer.entries)
             cursor = saved.cursor if saved else None
             try:
-                async with aclosing(self._source.walk(window, resume=cursor)) as pages:
+                async with aclosing(self._source.walk(window, announced=announced, resume=cursor)) as pages:
                     async for page in pages:
                         await asyncio.to_thread(self._keep, writer, window, name, page, announced)
                         self._advance(len(page.content.entries))

@@ -25,6 +25,8 @@ from imunizacao.settings import MirrorSettings
 
 MAX_REPEATS: Final = 2
 """So many pages in a row that were all seen before end a walk: some servers give every page of a loop a new address."""
+MAX_EMPTY: Final = 2
+"""So many pages in a row may have no entry and a `next` all the same: servers that page by cost or by shard give such pages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,8 @@ class Cursor:
     """Pages that are there already."""
     visited: frozenset[str]
     """`visited_mark` of their addresses."""
+    entries: int = 0
+    """Matches on them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,22 +147,25 @@ class SearchClient(ABC):
             found += [entry.last_updated for entry in content.entries if entry.last_updated]
         return max(found, default=None)
 
-    async def walk(self, window: Window, *, resume: Cursor | None = None) -> AsyncGenerator[Page, None]:
+    async def walk(
+        self, window: Window, *, announced: int | None = None, resume: Cursor | None = None
+    ) -> AsyncGenerator[Page, None]:
         """Walk all pages of a window, in the server's order; from `resume` on where an earlier walk broke off.
 
-        The server's `next` is followed as it is, on the same origin only. A page without a match ends the walk of its search, and
-        so does a `next` that was visited before, or a second page in a row whose entries came before; whether all came is for the
-        caller to count. A first page after `resume` that cannot be had breaks the walk, whatever the mirror says of it: servers tell of
+        The server's `next` is followed as it is, on the same origin only. A `next` that was visited before ends the walk of its
+        search, and so does a second page in a row whose entries came before, or one without a match once as many have come as were
+        `announced`; whether all came is for the caller to count. `MAX_EMPTY` pages in a row may be empty before that. A first page after `resume` that cannot be had breaks the walk, whatever the mirror says of it: servers tell of
         dead cursors in any way, also by a constant 500. Raises `WalkBroken` when the walk should start again, and `MirrorProtocolError` when it should not.
         """
         searches = await self.searches()
         firsts = [self._first_url(search, window) for search in searches]
         url: str | None = firsts[0]
-        place, number, repeats = 0, 0, 0
+        place, number, repeats, came, empty = 0, 0, 0, 0, 0
         visited: set[str] = set()
         contents: set[str] = set()
+        given_up = ""
         if resume is not None:
-            url, number, visited = resume.url, resume.number, set(resume.visited)
+            url, number, visited, came = resume.url, resume.number, set(resume.visited), resume.entries
             place = _place_of(resume.url, searches)
         while url is not None:
             search, is_first = searches[place], url == firsts[place]
@@ -174,12 +181,16 @@ class SearchClient(ABC):
             self.check_page(search, content, window, where=where, first=is_first)
             self._tell_outcomes(content, where)
             _require_inside(content, window, where)
+            came += len(content.entries)
+            empty = 0 if content.entries or not content.next_url else empty + 1
+            given_up = where if empty > MAX_EMPTY else given_up
             link = None
-            if content.next_url and content.entries:
+            if content.next_url and (not empty or (empty <= MAX_EMPTY and (announced is None or came < announced))):
                 link = _with_type(self.transport.follow(url, content.next_url, where), search, searches)
-            mark = _content_mark(content)
-            repeats = repeats + 1 if mark in contents else 0
-            contents.add(mark)
+            if content.entries:
+                mark = _content_mark(content)
+                repeats = repeats + 1 if mark in contents else 0
+                contents.add(mark)
             loops = link is not None and (visited_mark(link) in visited or repeats >= MAX_REPEATS)
             following = after if link is None or loops else link
             if content.entries:
@@ -204,8 +215,13 @@ class SearchClient(ABC):
                     page=number,
                     pages_visited=len(visited),
                 )
-            place += link is None or loops
+            if link is None or loops:
+                place, empty = place + 1, 0
             url = following
+        if given_up and announced is not None and came < announced:
+            raise WalkBroken(
+                f"The mirror gave {MAX_EMPTY + 1} pages in a row without an entry and with a `next`, the last one as {given_up}."
+            )
 
     def check_page(self, search: Search, content: PageContent, window: Window, *, where: str, first: bool) -> None:
         """Refuse a page of a search that was not made as it was asked for; later pages may say nothing about it."""

@@ -50,8 +50,10 @@ class Source(Protocol):
         """The newest instant; None when the mirror is empty or cannot sort."""
         ...
 
-    def walk(self, window: Window, *, resume: Cursor | None = None) -> AsyncGenerator[Page, None]:
-        """The pages of a window, from `resume` on where a walk broke off."""
+    def walk(
+        self, window: Window, *, announced: int | None = None, resume: Cursor | None = None
+    ) -> AsyncGenerator[Page, None]:
+        """The pages of a window that has `announced` matches, from `resume` on where a walk broke off."""
         ...
 
 
@@ -96,7 +98,9 @@ class ExportSource:
         """The newest instant by search."""
         return await self._search.newest()
 
-    def walk(self, window: Window, *, resume: Cursor | None = None) -> AsyncGenerator[Page, None]:
+    def walk(
+        self, window: Window, *, announced: int | None = None, resume: Cursor | None = None
+    ) -> AsyncGenerator[Page, None]:
         """An export has no pages: the stage lands its files."""
         raise NotImplementedError("an export is landed file by file")
 
