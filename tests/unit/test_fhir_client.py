@@ -274,9 +274,10 @@ def test_a_body_that_is_no_page_is_asked_for_again_past_caches_then_refused(
 ) -> None:
     caller.mirror.before = once(broken)
     assert caller.sizes() == [10, 10, 5]
-    first, second = caller.mirror.seen[:2]
-    assert "cache-control" not in first.headers
-    assert second.headers["cache-control"] == "no-cache, no-store"
+    second, again = caller.mirror.pages_seen[2:4]
+    assert again.query == second.query
+    assert "cache-control" not in second.headers
+    assert again.headers["cache-control"] == "no-cache"
 
     caller.mirror.forget()
     caller.mirror.before = lambda seen: broken()
@@ -285,6 +286,15 @@ def test_a_body_that_is_no_page_is_asked_for_again_past_caches_then_refused(
     ):
         caller.walk()
     assert len(caller.mirror.seen) == 3
+
+
+def test_counts_and_first_pages_are_searched_anew_and_cursors_followed(caller: Caller) -> None:
+    """HAPI reuses the result of a search for a minute: a recount would count what was counted before."""
+    caller.count()
+    caller.ask(lambda opened: opened.newest())
+    caller.walk()
+    sent = [seen.headers.get("cache-control") for seen in caller.mirror.seen]
+    assert sent == ["no-cache", "no-cache", "no-cache", None, None]
 
 
 def test_an_answer_too_large_for_memory_is_refused(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from imunizacao.events import log_event
 from imunizacao.fhir.auth import Authenticator
 from imunizacao.fhir.pace import Sleep
 from imunizacao.fhir.pages import Page, PageContent, read_page
-from imunizacao.fhir.transport import Answer, Received, Transport, WalkBroken, mirror_mark, shown
+from imunizacao.fhir.transport import UNCACHED, Answer, Received, Transport, WalkBroken, mirror_mark, shown
 from imunizacao.fhir.window import Window, instant_text, require_filters
 from imunizacao.settings import MirrorSettings
 
@@ -249,7 +249,9 @@ class SearchClient(ABC):
         def check(answer: Answer) -> None:
             parsed[:] = [read_page(answer.body, of=search.type if search.label else "")]
 
-        received = await self.transport.ask(url, where=where, cursor=cursor, check=check)
+        # A cursor belongs to one search; what is asked anew has to be searched anew, or a recount would prove nothing.
+        headers = None if cursor else UNCACHED
+        received = await self.transport.ask(url, where=where, cursor=cursor, headers=headers, check=check)
         return parsed[0], received
 
     def _first_url(self, search: Search, window: Window) -> str:

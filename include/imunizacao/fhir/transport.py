@@ -48,7 +48,8 @@ SLOW_FACTOR: Final = 4
 
 FHIR_JSON: Final = "application/fhir+json, application/json;q=0.9"
 OK: Final = frozenset({200})
-_UNCACHED: Final = {"Cache-Control": "no-cache, no-store", "Pragma": "no-cache"}
+UNCACHED: Final = {"Cache-Control": "no-cache", "Pragma": "no-cache"}
+"""Past all caches. HAPI answers a search from one of the minute before without it; `no-store` would cost its paging."""
 _BACKEND_DOWN: Final = frozenset({"EHR-ERR990", "EHR-ERR991", "EHR-ERR992", "EHR-ERR993", "EHR-ERR994", "EHR-ERR999"})
 """The RNDS says with a client error that something behind it is down."""
 _MUST_SERVE: Final = "; the mirror must serve this search"
@@ -296,7 +297,7 @@ class Transport:
                 async with self._slots:
                     await self._pace.wait_turn()
                     started = self.monotonic()
-                    answer, kept = await once(_UNCACHED if bad_bodies else {}, identity)
+                    answer, kept = await once(UNCACHED if bad_bodies else {}, identity)
                 if answer.status == 401 and may_reauthenticate and self._auth.invalidate(identity):
                     may_reauthenticate = False
                     log_event("mirror.reauthenticate", where=where, code=outcome_code(answer.body))
