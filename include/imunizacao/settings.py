@@ -640,7 +640,10 @@ def _require_key(what: str, key: str, key_id: str) -> None:
 
 
 def _require_http(what: str, url: str) -> None:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # brackets of an IPv6 address that do not match
+        parts = urlsplit("")
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         shown = re.sub(r"//[^/@]*@", "//…@", url)  # an address may carry a password
         raise ConfigurationError(f"{what} {shown!r} is not an http(s) address.")

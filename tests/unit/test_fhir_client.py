@@ -491,6 +491,28 @@ def test_a_next_to_another_origin_is_never_followed(caller: Caller, address: str
     assert len(caller.mirror.seen) == 1
 
 
+BROKEN = ["http://[fd00::1/fhir/r4?ct=1", "http://[x]/fhir", "//h℀st/fhir"]
+
+
+@pytest.mark.parametrize("address", BROKEN)
+def test_a_next_that_is_no_address_is_the_mirrors_fault_and_is_not_quoted(caller: Caller, address: str) -> None:
+    caller.mirror.edit_page = lambda seen, entries, links: links[1].update(url=address)
+    with pytest.raises(MirrorProtocolError, match=rf"a `next` of slice {HOUR} page 1 that is not an address") as failure:
+        caller.walk()
+    assert address not in str(failure.value)
+
+
+@pytest.mark.parametrize("address", BROKEN)
+def test_a_self_that_cannot_be_read_counts_as_missing(caller: Caller, address: str) -> None:
+    caller.mirror.edit_page = lambda seen, entries, links: links[0].update(url=address)
+    with pytest.raises(MirrorProtocolError, match="its link `self` lacks _lastUpdated"):
+        caller.walk()
+    caller.mirror.edit_page = lambda seen, entries, links: (
+        links[0].update(url=address) if seen.page_number > 1 else None
+    )
+    assert caller.sizes() == [10, 10, 5], "later pages need not say what was searched"
+
+
 def test_who_we_are_is_never_sent_to_another_origin_whoever_kept_the_address(caller: Caller) -> None:
     """A checkpoint may name the host that the mirror had before somebody changed the connection."""
     former = caller.mirror.base.replace("127.0.0.1", "localhost") + "/Bundle?_bookmark=1"

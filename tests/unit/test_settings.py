@@ -268,6 +268,11 @@ def test_credentials_in_a_bad_address_are_not_shown(name: str) -> None:
     assert "canary" not in str(error.value)
 
 
+def test_an_address_that_cannot_be_read_is_a_wrong_setting() -> None:
+    with pytest.raises(ConfigurationError, match=r"The mirror's address .* is not an http\(s\) address"):
+        mirror_settings(base_url="http://[fd00::1/fhir")
+
+
 @pytest.mark.parametrize("address", ["https://mirror.example.org/fhir/r4", "https://mirror.example.org/fhir/r4///"])
 def test_the_address_of_the_mirror_has_no_slash_at_the_end(address: str) -> None:
     assert mirror_settings(base_url=address).base_url == "https://mirror.example.org/fhir/r4"

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import ClassVar, Final, Self
-from urllib.parse import parse_qsl, urldefrag, urlencode, urlsplit
+from urllib.parse import urldefrag, urlencode, urlsplit
 
 from imunizacao.errors import MirrorProtocolError, MirrorUnavailable
 from imunizacao.events import log_event
+from imunizacao.fhir.addresses import query_of
 from imunizacao.fhir.auth import Authenticator
 from imunizacao.fhir.pace import Sleep
 from imunizacao.fhir.pages import Page, PageContent, read_page
@@ -282,7 +283,7 @@ def _content_mark(content: PageContent) -> str:
 
 def self_values(self_url: str | None, name: str) -> list[str]:
     """What the mirror says that it searched with: the values of a parameter in `link[self]`, whatever its modifier."""
-    return [value for found, value in parse_qsl(urlsplit(self_url or "").query) if found.partition(":")[0] == name]
+    return [value for found, value in query_of(self_url) if found.partition(":")[0] == name]
 
 
 def _with_type(url: str, search: Search, searches: Sequence[Search]) -> str:

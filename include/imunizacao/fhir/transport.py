@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.parse import urlunsplit
 
 import httpx
 
@@ -29,6 +29,7 @@ from imunizacao.errors import (
     StorageUnavailable,
 )
 from imunizacao.events import log_event
+from imunizacao.fhir.addresses import resolve_address, split_address
 from imunizacao.fhir.auth import SKEW_SECONDS, Authenticator, make_authenticator
 from imunizacao.fhir.pace import Pace, Sleep, backoff_seconds, parse_http_date, retry_after_seconds
 from imunizacao.fhir.pages import BadPage, outcome_code
@@ -261,7 +262,7 @@ class Transport:
 
     def follow(self, current: str, link: str, where: str) -> str:
         """The absolute address of a link that the mirror gave, on the mirror's own origin only; `MirrorProtocolError` otherwise."""
-        url = urlsplit(urljoin(current, link))._replace(fragment="").geturl()
+        url = resolve_address(current, link, what=f"a `next` of {where}")
         if origin(url) != origin(self.settings.base_url):
             raise MirrorProtocolError(
                 f"The `next` address of {where} leads to {shown_origin(url)}, away from {self.shown_base}. It was not "
@@ -532,7 +533,7 @@ def _connect_reason(error: httpx.ConnectError) -> str:
 
 def origin(url: str) -> tuple[str, str, int | None]:
     """Scheme, host and port of an address; two addresses of one server have the same."""
-    parts = urlsplit(url)
+    parts = split_address(url)
     default = {"http": 80, "https": 443}.get(parts.scheme)
     try:
         port = parts.port
@@ -549,13 +550,13 @@ def shown_origin(url: str) -> str:
 
 def mirror_mark(base_url: str, *searched: str) -> str:
     """A short mark of a mirror and of what is searched there: whatever has another one was landed from somewhere else."""
-    base = shown_origin(base_url) + urlsplit(base_url).path.rstrip("/")
+    base = shown_origin(base_url) + split_address(base_url).path.rstrip("/")
     return hashlib.sha256("\n".join([base, *searched]).encode()).hexdigest()[:16]
 
 
 def shown(url: str) -> str:
     """An address that may be kept and shown: without user, password and parameters whose names smell of secrets."""
-    parts = urlsplit(url)
+    parts = split_address(url)
     query = "&".join(
         f"{name}=…" if _SECRET_NAME.search(name) else pair
         for pair in parts.query.split("&")
@@ -565,7 +566,7 @@ def shown(url: str) -> str:
 
 
 def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
+    host = split_address(url).hostname or ""
     if host == "localhost":
         return True
     try:
