@@ -23,7 +23,7 @@ Interval: one run per day. To repeat a failed day **clear the failed task**; to 
 ### If it fails
 
 Note of the run and last lines of the task log say what, where and what to do; `docs/runbook/` has the rest. Transient errors are
-retried; a broken contract, a held day, a wrong setting fails at once. What was published stays. `wait_for_mirror` failed: the day is
+retried, doubtful answers of the mirror three times; a broken contract, a held day, a wrong setting fails at once. What was published stays. `wait_for_mirror` failed: the day is
 pending; clear the task once the mirror has caught up. A run with `accept_stale` takes a day that only you know to be whole; it is noted.
 `decide` waits where a rule asks for a person (*Required Actions*: publish or hold, and why); unanswered after 24 hours, the day is held.
 

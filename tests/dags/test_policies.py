@@ -55,7 +55,9 @@ def test_every_task_says_what_it_does_retries_by_class_of_error_and_leaves_a_not
         ("MirrorUnavailable", "retry"),
         ("StorageUnavailable", "retry"),
         ("PublicationConflict", "retry"),
-        ("MirrorProtocolError", "fail"),
+        ("MirrorProtocolError", "retry"),
+        ("MirrorUnreadable", "retry"),
+        ("MirrorRefused", "retry"),
         ("ContractViolation", "fail"),
         ("DayHeld", "fail"),
         ("ConfigurationError", "fail"),
@@ -67,6 +69,16 @@ def test_what_may_pass_by_itself_is_retried_and_nothing_else(dag_bag: Any, error
     policy = dag_bag.dags["imunizacao_daily"].get_task("extract").retry_policy
     decision = policy.evaluate(getattr(errors, error)("x"), 1, 3)
     assert decision.action.value == action
+
+
+def test_a_doubtful_answer_of_the_mirror_gets_a_few_more_chances_after_minutes_and_not_all(dag_bag: Any) -> None:
+    from imunizacao import errors
+
+    policy = dag_bag.dags["imunizacao_daily"].get_task("extract").retry_policy
+    for kind in (errors.MirrorProtocolError, errors.MirrorRefused):
+        decisions = [policy.evaluate(kind("x"), number, 6) for number in range(1, 7)]
+        assert [decision.action.value for decision in decisions] == ["retry"] * 3 + ["fail"] * 3
+        assert decisions[0].retry_delay.total_seconds() >= 300
 
 
 def test_the_wait_does_not_start_again_by_retries_when_its_deadline_has_passed(dag_bag: Any) -> None:

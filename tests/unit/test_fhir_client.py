@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import pytest
 from starlette.responses import Response, StreamingResponse
 
-from imunizacao.errors import ConfigurationError, MirrorProtocolError, MirrorUnavailable, PipelineError
+from imunizacao.errors import ConfigurationError, MirrorProtocolError, MirrorUnavailable, MirrorUnreadable, PipelineError
 from imunizacao.fhir import MirrorClient, Page, WalkBroken, Window, mirror_newest, transport
 from imunizacao.settings import MirrorSettings
 from tests.integration.extract_support import (
@@ -286,6 +286,20 @@ def test_a_body_that_is_no_page_is_asked_for_again_past_caches_then_refused(
     ):
         caller.walk()
     assert len(caller.mirror.seen) == 3
+
+
+def test_a_mirror_that_spoke_fhir_before_gets_half_a_minute_to_do_so_again(caller: Caller) -> None:
+    """A proxy that starts again answers 200 with a page of its own; at the first contact it may be a wrong address."""
+    caller.mirror.before = lambda seen: Response("<html>Em manutenção</html>") if seen.page_number == 2 else None
+    with pytest.raises(MirrorUnreadable):
+        caller.walk()
+    assert sum(caller.sleep.seconds) == 30
+
+    caller.sleep.seconds.clear()
+    caller.mirror.before = lambda seen: Response("<html>Em manutenção</html>")
+    with pytest.raises(MirrorUnreadable):
+        caller.walk()
+    assert sum(caller.sleep.seconds) <= 3
 
 
 def test_counts_and_first_pages_are_searched_anew_and_cursors_followed(caller: Caller) -> None:

@@ -24,7 +24,9 @@ import httpx
 from imunizacao.errors import (
     ConfigurationError,
     MirrorProtocolError,
+    MirrorRefused,
     MirrorUnavailable,
+    MirrorUnreadable,
     PipelineError,
     StorageUnavailable,
 )
@@ -44,6 +46,8 @@ FIRST_CONTACT_TRIES: Final = 3
 """Tries while the mirror has never answered: a wrong address should be told in seconds, not after the whole budget."""
 BAD_BODY_TRIES: Final = 3
 """Times a page is asked for, the later ones past all caches, when its body cannot be read."""
+BAD_BODY_WAIT: Final = 10.0
+"""Seconds before the second try of such a page, twice as many before the third: a proxy that starts again takes some."""
 SLOW_FACTOR: Final = 4
 """A whole answer may take this many read timeouts: a body that drips byte by byte never trips the read timeout itself."""
 
@@ -157,6 +161,8 @@ class Transport:
         self._slots = asyncio.Semaphore(settings.max_connections)
         self._answered: set[str] = set()
         """Servers that have answered anything at all."""
+        self._understood = False
+        """Whether a body could be read: until then another server than a mirror may be at the address, which is told soon."""
         self._auth = authenticator or make_authenticator(settings, ask=self._ask_service, monotonic=monotonic, now=now)
         _quiet_http_loggers()
         trusting = trusting_context(settings.ca_file)
@@ -307,12 +313,16 @@ class Transport:
                 self._judge(answer, expected, where=where, cursor=cursor, who=who, authenticated=authenticated)
                 if check is not None:
                     _read(check, answer)
+                    self._understood = True
             except _Again as failure:
                 spent += self.monotonic() - started
                 throttles += failure.throttled
                 bad_bodies += failure.bad_body
                 tries += not failure.throttled
-                last, wait = failure, failure.wait or backoff_seconds(throttles if failure.throttled else tries)
+                if failure.bad_body and self._understood:
+                    last, wait = failure, bad_bodies * BAD_BODY_WAIT
+                else:
+                    last, wait = failure, failure.wait or backoff_seconds(throttles if failure.throttled else tries)
             else:
                 seconds = self.monotonic() - started
                 return Received(answer=answer, seconds=seconds, attempts=1 + tries + throttles), kept
@@ -421,8 +431,10 @@ class Transport:
                 f"{who} redirects ({status}) on {where}. Set its final address; identification is never sent elsewhere. "
                 "See docs/runbook/mirror-access.md."
             )
+        # A token service says with the same words that it does not know us.
+        kind = MirrorRefused if authenticated else ConfigurationError
         if status in {401, 403}:
-            raise ConfigurationError(
+            raise (ConfigurationError if status == 401 else kind)(
                 f"{who} refuses us: {told} on {where}. Check the credentials, their validity and what they may read, then run "
                 "the task again. See docs/runbook/mirror-access.md."
             )
@@ -430,7 +442,7 @@ class Transport:
             # Servers say in many ways that a cursor is over: 404, 410, 400 "invalid continuation token", 422 EHR-ERR860.
             raise WalkBroken(f"{who} refuses its own `next` address: {told} on {where}.")
         if status in {404, 405, 410} or not authenticated:
-            raise ConfigurationError(
+            raise kind(
                 f"{who} has no such address: {told} on {where}. Check the address{_MUST_SERVE if authenticated else ''}. "
                 "See docs/runbook/mirror-access.md."
             )
@@ -454,7 +466,7 @@ class Transport:
                 f"again.{certificate} See docs/runbook/mirror-unavailable.md."
             )
         if bad_bodies >= BAD_BODY_TRIES:
-            raise MirrorProtocolError(
+            raise MirrorUnreadable(
                 f"The mirror at {server} answered {where} {bad_bodies} times with something that is no page: "
                 f"{last.status}. Nothing was published. See docs/runbook/mirror-protocol.md."
             )
