@@ -17,6 +17,8 @@ PARTS_AT_ONCE: Final = 4
 connections, not the 40 of a backfill of ten."""
 WHOLE_DAYS_AT_ONCE: Final = 2
 """Closing `extract` tasks at once: they count again, and fetch only what has changed since its part was landed."""
+PLANS_AT_ONCE: Final = 1
+"""Days that are counted for their parts at once: it takes seconds, on all connections."""
 EACH_DAY: Final = {"max_active_tis_per_dag": 2, "map_index_template": "{{ task.op_kwargs['day'] }}"}
 """Of a mapped task that makes one day of a range again: each takes the memory and the disk of a whole day, so two at once."""
 PART_OF_DAY: Final = {
@@ -25,6 +27,8 @@ PART_OF_DAY: Final = {
     "map_index_template": "{{ task.op_kwargs['part']['name'] }}",
 }
 """Of the mapped task that extracts a part of a day."""
+PLAN_OF_DAY: Final = {"retries": MIRROR_RETRIES, "max_active_tis_per_dag": PLANS_AT_ONCE}
+"""Of the task that counts a day and shares it."""
 WHOLE_DAY: Final = {"retries": MIRROR_RETRIES, "max_active_tis_per_dag": WHOLE_DAYS_AT_ONCE}
 """Of the task that extracts what is missing of a day."""
 _ERRORS: Final = "imunizacao.errors."

@@ -91,9 +91,9 @@ def test_the_wait_does_not_start_again_by_retries_when_its_deadline_has_passed(d
 
 def test_a_backfill_of_any_length_shows_the_mirror_a_bounded_number_of_connections(dag_bag: Any) -> None:
     dag = dag_bag.dags["imunizacao_daily"]
-    at_once = {name: dag.get_task(name).max_active_tis_per_dag for name in ("extract_slice", "extract")}
-    assert at_once == {"extract_slice": 4, "extract": 2}
-    assert "6 x 4 connections" in dag.doc_md, "the documentation of the DAG says how many these are"
+    at_once = {name: dag.get_task(name).max_active_tis_per_dag for name in ("plan_slices", "extract_slice", "extract")}
+    assert at_once == {"plan_slices": 1, "extract_slice": 4, "extract": 2}
+    assert "7 x 4 connections" in dag.doc_md, "the documentation of the DAG says how many these are"
 
 
 def test_a_day_that_is_not_published_six_hours_after_its_run_was_queued_raises_an_alert(dag_bag: Any) -> None:

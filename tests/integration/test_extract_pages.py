@@ -274,8 +274,16 @@ def test_a_cursor_with_a_secret_is_kept_for_the_resume_and_shown_nowhere(
 # ---------------------------------------------------------------- parts
 
 
-def plan(runs: Runs, parts: int) -> list[SlicePart]:
-    return plan_day(context(), settings=runs.mirror.settings(), now=lambda: NOW, parts=parts, sleep=SleepLog())
+def plan(runs: Runs, parts: int, **settings: Any) -> list[SlicePart]:
+    return plan_day(context(), settings=runs.mirror.settings(**settings), now=lambda: NOW, parts=parts, sleep=SleepLog())
+
+
+@pytest.mark.parametrize("connections", [1, 3])
+def test_there_are_no_more_parts_than_connections(runs: Runs, mirror: FakeMirror, connections: int) -> None:
+    """Each part needs one: four parts of one connection would show the mirror four."""
+    mirror.documents[:] = [LATER, *spread(240)]
+    parts = plan(runs, 4, max_connections=connections)
+    assert [part.of for part in parts] == [connections] * connections
 
 
 def test_a_day_is_shared_between_tasks_and_closed_by_one(runs: Runs, mirror: FakeMirror) -> None:

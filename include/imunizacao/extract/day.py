@@ -64,14 +64,17 @@ def plan_day(
     parts: int,
     sleep: Sleep = asyncio.sleep,
 ) -> list[SlicePart]:
-    """Share the windows of a day between at most `parts` tasks, with about as many documents each; at least one part."""
+    """Share the windows of a day between at most `parts` tasks, with about as many documents each; at least one part.
+
+    There are no more parts than connections: each needs one of its own.
+    """
 
     async def ask() -> list[SlicePart]:
         async with open_source(settings, sleep=sleep, now=now) as source:
             if isinstance(source, ExportSource):
                 return [SlicePart(name="dia inteiro por exportação", windows=[], of=1)]
             plan = await plan_windows(source, _whole(context), settings.slice_cap)
-        return share_windows(plan, parts)
+        return share_windows(plan, min(parts, settings.max_connections))
 
     context.day.require_over(now())
     return run_extraction(ask())
