@@ -857,5 +857,23 @@ def test_secrets_in_an_address_do_not_reach_the_page_log(caller: Caller) -> None
 
     caller.mirror.edit_page = signed
     pages = caller.walk()
-    assert pages[1].url.endswith("_bookmark=1&access_token=…&X-Sig=…")
+    assert pages[1].url.endswith("&_count=10&_bookmark=…&access_token=…&X-Sig=…")
     assert caller.mirror.pages_seen[1].value("access_token") == "segredo", "sent as the mirror gave it"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "_getpages=CURSOR&_getpagesoffset=CURSOR&_bundletype=CURSOR",
+        "ct=%22CURSOR%22",
+        "_page_token=CURSOR",
+        "cursor=CURSOR&continuation=CURSOR",
+        "CURSOR",
+        "_id=CURSOR",
+    ],
+)
+def test_a_cursor_is_shown_to_nobody_whatever_its_server_calls_it(query: str) -> None:
+    ours = "type=document&_lastUpdated=ge2026-03-13T03:00:00Z&_include:iterate=Immunization:patient"
+    shown = transport.shown(f"https://u:p@mirror.example.org/fhir/Bundle?{ours}&{query}")
+    assert "CURSOR" not in shown
+    assert shown.startswith(f"https://mirror.example.org/fhir/Bundle?{ours}&")

@@ -7,7 +7,6 @@ import errno
 import hashlib
 import ipaddress
 import logging
-import re
 import socket
 import ssl
 import time
@@ -60,7 +59,13 @@ _BACKEND_DOWN: Final = frozenset({"EHR-ERR990", "EHR-ERR991", "EHR-ERR992", "EHR
 _MUST_SERVE: Final = "; the mirror must serve this search"
 DOWNLOAD_FACTOR: Final = 60
 """A whole file may take this many read timeouts."""
-_SECRET_NAME: Final = re.compile(r"token|secret|passw|senha|key|sig|auth|credential", re.IGNORECASE)
+_SHOWN: Final = frozenset(
+    {
+        *("type", "_lastUpdated", "_count", "_sort", "_summary", "_total", "_include", "_revinclude"),
+        *("_type", "_since", "_until", "_outputFormat"),
+    }
+)
+"""Parameters that we send ourselves and that say nothing of anybody. Every other one may be a cursor or a signature."""
 
 T = TypeVar("T")
 _Once = Callable[[Mapping[str, str], Mapping[str, str]], Awaitable[tuple["Answer", T]]]
@@ -567,14 +572,17 @@ def mirror_mark(base_url: str, *searched: str) -> str:
 
 
 def shown(url: str) -> str:
-    """An address that may be kept and shown: without user, password and parameters whose names smell of secrets."""
+    """An address that may be kept and shown: without user, password and the values of parameters that are not ours."""
     parts = split_address(url)
-    query = "&".join(
-        f"{name}=…" if _SECRET_NAME.search(name) else pair
-        for pair in parts.query.split("&")
-        if (name := pair.partition("=")[0]) or pair
-    )
+    query = "&".join(_shown_pair(pair) for pair in parts.query.split("&") if pair)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, ""))
+
+
+def _shown_pair(pair: str) -> str:
+    name, equals, _ = pair.partition("=")
+    if name.partition(":")[0] in _SHOWN:
+        return pair
+    return f"{name}=…" if equals else "…"
 
 
 def _is_loopback(url: str) -> bool:
