@@ -112,7 +112,9 @@ class WaitForMirror(BaseOperator):
     ) -> MirrorUnavailable:
         """Call for a person, and return what the task fails with."""
         state = (
-            _trouble(failure) if seen is None else f"não chegou ao fim do dia (documento mais novo: {_shown(seen.newest)})"
+            _trouble(failure)
+            if seen is None
+            else f"não chegou ao fim do dia (documento mais novo: {_shown(seen.newest)})"
         )
         tasks.call_for_help(
             f"{self.dag_id}: o espelho {state} depois de {_lasted(now - since)} de espera. O dia {day} continua pendente. "

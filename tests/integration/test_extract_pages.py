@@ -275,7 +275,9 @@ def test_a_cursor_with_a_secret_is_kept_for_the_resume_and_shown_nowhere(
 
 
 def plan(runs: Runs, parts: int, **settings: Any) -> list[SlicePart]:
-    return plan_day(context(), settings=runs.mirror.settings(**settings), now=lambda: NOW, parts=parts, sleep=SleepLog())
+    return plan_day(
+        context(), settings=runs.mirror.settings(**settings), now=lambda: NOW, parts=parts, sleep=SleepLog()
+    )
 
 
 @pytest.mark.parametrize("connections", [1, 3])

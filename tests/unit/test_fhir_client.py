@@ -18,7 +18,13 @@ from typing import Any, TypeVar
 import pytest
 from starlette.responses import Response, StreamingResponse
 
-from imunizacao.errors import ConfigurationError, MirrorProtocolError, MirrorUnavailable, MirrorUnreadable, PipelineError
+from imunizacao.errors import (
+    ConfigurationError,
+    MirrorProtocolError,
+    MirrorUnavailable,
+    MirrorUnreadable,
+    PipelineError,
+)
 from imunizacao.fhir import MirrorClient, Page, WalkBroken, Window, mirror_newest, transport
 from imunizacao.settings import MirrorSettings
 from tests.integration.extract_support import (
@@ -451,7 +457,10 @@ def test_a_refusal_is_told_by_code_without_its_text(
     assert len(caller.mirror.seen) == 1, "trying again does not help"
 
 
-@pytest.mark.parametrize(("status", "code"), [(404, "x"), (410, "x"), (400, "EHR-ERR848"), (422, "EHR-ERR860"), (400, "x"), (422, "x"), (409, "x")])
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(404, "x"), (410, "x"), (400, "EHR-ERR848"), (422, "EHR-ERR860"), (400, "x"), (422, "x"), (409, "x")],
+)
 def test_a_cursor_that_expired_breaks_the_walk_not_the_day(caller: Caller, status: int, code: str) -> None:
     caller.mirror.before = lambda seen: outcome(status, f"({code}) bookmark") if seen.page_number == 3 else None
     with pytest.raises(WalkBroken, match="refuses its own `next` address"):
@@ -511,7 +520,9 @@ BROKEN = ["http://[fd00::1/fhir/r4?ct=1", "http://[x]/fhir", "//h℀st/fhir"]
 @pytest.mark.parametrize("address", BROKEN)
 def test_a_next_that_is_no_address_is_the_mirrors_fault_and_is_not_quoted(caller: Caller, address: str) -> None:
     caller.mirror.edit_page = lambda seen, entries, links: links[1].update(url=address)
-    with pytest.raises(MirrorProtocolError, match=rf"a `next` of slice {HOUR} page 1 that is not an address") as failure:
+    with pytest.raises(
+        MirrorProtocolError, match=rf"a `next` of slice {HOUR} page 1 that is not an address"
+    ) as failure:
         caller.walk()
     assert address not in str(failure.value)
 
@@ -532,7 +543,9 @@ def test_who_we_are_is_never_sent_to_another_origin_whoever_kept_the_address(cal
     former = caller.mirror.base.replace("127.0.0.1", "localhost") + "/Bundle?_bookmark=1"
     told = {"auth": "basic", "login": "leitor", "password": "segredo"}
 
-    with pytest.raises(MirrorProtocolError, match=r"lies at http://localhost.*identification is only sent to the mirror"):
+    with pytest.raises(
+        MirrorProtocolError, match=r"lies at http://localhost.*identification is only sent to the mirror"
+    ):
         caller.ask(lambda opened: opened.transport.ask(former, where="page 2"), **told)
     assert caller.mirror.seen == []
 

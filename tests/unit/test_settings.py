@@ -121,6 +121,8 @@ def test_a_misspelt_setting_is_refused() -> None:
         ("IMUNIZACAO_MIRROR_REQUESTS_PER_SECOND", "fast", "not a number"),
         ("IMUNIZACAO_MIRROR_REQUESTS_PER_SECOND", "-1", "must be 0 or more"),
         ("IMUNIZACAO_MIRROR_RETRY_BUDGET", "-0.1", "must be 0 or more"),
+        ("IMUNIZACAO_MIRROR_CONNECT_TIMEOUT", "0", "connect_timeout must be above 0"),
+        ("IMUNIZACAO_MIRROR_READ_TIMEOUT", "4000", "read_timeout at most 3600"),
         ("IMUNIZACAO_PSEUDONYM_KEY_ID", "Key 1", "must be 1–16"),
         ("IMUNIZACAO_THREADS", "0", "must be 1 or more"),
         ("IMUNIZACAO_THREADS", "two", "not a whole number"),

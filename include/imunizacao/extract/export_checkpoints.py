@@ -57,7 +57,11 @@ class ExportCheckpoints:
     def read_slice(self) -> LandingSlice | None:
         """The finished slice, when all its objects are there."""
         receipt = self._read("slice.json", SliceReceipt)
-        if receipt is None or receipt.mirror != self._mirror or not all(self._is_there(ref) for ref in receipt.slice.objects):
+        if (
+            receipt is None
+            or receipt.mirror != self._mirror
+            or not all(self._is_there(ref) for ref in receipt.slice.objects)
+        ):
             return None
         return receipt.slice
 
