@@ -13,8 +13,8 @@ imunizacao_daily --from-date 2024-01-01 --to-date 2024-01-31` publishes January.
 
 The FHIR mirror (connection `imunizacao_mirror`), the CNES snapshot in `controle` (`imunizacao_controle`), the work bucket
 (`imunizacao_s3`), the rules in `expectations/*.json`. `wait_for_mirror` holds the run, without a worker slot, until the mirror has a
-document from after the day, 6 hours at most (`freshness_deadline_hours`). `slices` shares a day between tasks, which share its 4
-`max_connections`; 4 parts and 2 `extract` work at once over all runs: a backfill shows the mirror 6 x 4 connections at most.
+document from after the day, 6 hours at most (`freshness_deadline_hours`). `slices` shares a day between tasks, at most as many as its
+`max_connections` (4). Over all runs 4 parts, 2 `extract`, 1 `plan_slices` work at once: at most 7 x 4 connections, and one per look.
 
 ### Type
 
@@ -22,9 +22,9 @@ Interval: one run per day. To repeat a failed day **clear the failed task**; to 
 
 ### If it fails
 
-Note of the run and last lines of the task log say what, where and what to do; `docs/runbook/` has the rest. Transient errors are
-retried; a broken contract, a held day, a wrong setting fails at once. What was published stays. `wait_for_mirror` failed: the day is
-pending; clear the task once the mirror has caught up. A run with `accept_stale` takes a day that only you know to be whole; it is noted.
+Note of the run and last lines of the task log say what, where and what to do; `docs/runbook/` has the rest. Transient errors are retried,
+doubtful answers of the mirror 3 times; a broken contract, a held day, a wrong setting fails at once. What was published stays.
+`wait_for_mirror` failed: the day is pending; clear it once the mirror has caught up. `accept_stale` takes a day that only you know to be whole.
 `decide` waits where a rule asks for a person (*Required Actions*: publish or hold, and why); unanswered after 24 hours, the day is held.
 
 ### Re-running
@@ -64,7 +64,7 @@ with DAG(
         with common.stage() as s:
             return pipeline.resolved_json(s.context, pipeline.resolve_day(s.context, s.services, cnes=params["cnes"]))
 
-    @task(doc_md="Shares the day between `slices` tasks, by what the mirror announces.", retries=common.MIRROR_RETRIES)
+    @task(doc_md="Shares the day between `slices` tasks, by what the mirror announces.", **common.PLAN_OF_DAY)
     def plan_slices(params: dict[str, Any]) -> list[dict[str, Any]]:
         from imunizacao import pipeline
 

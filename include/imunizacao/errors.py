@@ -19,6 +19,10 @@ class ConfigurationError(PipelineError):
     exit_code = 2
 
 
+class MirrorRefused(ConfigurationError):
+    """The mirror, or a proxy before it, has no such address or forbids it: a wrong setting, or a mirror that is just being redeployed."""
+
+
 class MirrorUnavailable(PipelineError):
     """The mirror did not answer, or answered with a transient error until the budget was used up: retry later."""
 
@@ -29,6 +33,10 @@ class MirrorProtocolError(PipelineError):
     """The mirror answered something that cannot be trusted to be the whole day: nothing is published."""
 
     exit_code = 4
+
+
+class MirrorUnreadable(MirrorProtocolError):
+    """In place of a page came something else, again and again: a login or maintenance page, or half a body."""
 
 
 class StorageUnavailable(PipelineError):

@@ -70,7 +70,9 @@ class MirrorSettings:
     slice_cap: int = 50_000
     """A time slice with more documents than this is cut further."""
     connect_timeout: float = 10.0
+    """Seconds until a connection is made."""
     read_timeout: float = 60.0
+    """Seconds without a byte; a whole answer may take four times as long, a whole file sixty times."""
     retry_budget: float = 1800.0
     """Seconds that one chain of requests may spend on retries before the task fails, naming the page."""
     export_deadline: float = 21_600.0
@@ -193,6 +195,8 @@ _ENV: Final[dict[str, str]] = {
     "IMUNIZACAO_MIRROR_MAX_CONNECTIONS": "connections at once (default 4)",
     "IMUNIZACAO_MIRROR_REQUESTS_PER_SECOND": "limit of our own, 0 = none (default 0)",
     "IMUNIZACAO_MIRROR_SLICE_CAP": "documents above which a time slice is cut further (default 50000)",
+    "IMUNIZACAO_MIRROR_CONNECT_TIMEOUT": "seconds until a connection is made (default 10)",
+    "IMUNIZACAO_MIRROR_READ_TIMEOUT": "seconds without a byte of an answer (default 60)",
     "IMUNIZACAO_MIRROR_RETRY_BUDGET": "seconds of retries per chain of requests (default 1800)",
     "IMUNIZACAO_MIRROR_EXPORT_DEADLINE": "Bulk Data: seconds that the mirror may take for an export (default 21600)",
     "IMUNIZACAO_S3_ENDPOINT": "address of the S3 service, for example http://127.0.0.1:8333",
@@ -363,6 +367,8 @@ def _mirror_from_env(env: Mapping[str, str]) -> MirrorSettings:
         max_connections=_number(env, "IMUNIZACAO_MIRROR_MAX_CONNECTIONS", 4),
         requests_per_second=_decimal(env, "IMUNIZACAO_MIRROR_REQUESTS_PER_SECOND", 0.0),
         slice_cap=_number(env, "IMUNIZACAO_MIRROR_SLICE_CAP", 50_000),
+        connect_timeout=_decimal(env, "IMUNIZACAO_MIRROR_CONNECT_TIMEOUT", 10.0),
+        read_timeout=_decimal(env, "IMUNIZACAO_MIRROR_READ_TIMEOUT", 60.0),
         retry_budget=_decimal(env, "IMUNIZACAO_MIRROR_RETRY_BUDGET", 1800.0),
         export_deadline=_decimal(env, "IMUNIZACAO_MIRROR_EXPORT_DEADLINE", 21_600.0),
     )
@@ -437,6 +443,8 @@ def mirror_settings(
     max_connections: int = 4,
     requests_per_second: float = 0.0,
     slice_cap: int = 50_000,
+    connect_timeout: float = 10.0,
+    read_timeout: float = 60.0,
     retry_budget: float = 1800.0,
     export_deadline: float = 21_600.0,
 ) -> MirrorSettings:
@@ -448,6 +456,10 @@ def mirror_settings(
         raise ConfigurationError("Mirror page size must be 1–10000 and connections 1–64.")
     if slice_cap < 1 or not (0 <= requests_per_second < float("inf") and 0 <= retry_budget < float("inf")):
         raise ConfigurationError("Mirror slice_cap must be 1 or more, requests_per_second and retry_budget 0 or more.")
+    if not (0 < connect_timeout <= 600 and 0 < read_timeout <= 3600):
+        raise ConfigurationError(
+            "Mirror connect_timeout must be above 0 and at most 600 seconds, read_timeout at most 3600."
+        )
     settings = MirrorSettings(
         base_url=base_url.rstrip("/"),
         auth=cast(MirrorAuth, auth),
@@ -474,6 +486,8 @@ def mirror_settings(
         max_connections=max_connections,
         requests_per_second=requests_per_second,
         slice_cap=slice_cap,
+        connect_timeout=connect_timeout,
+        read_timeout=read_timeout,
         retry_budget=retry_budget,
         export_deadline=export_deadline,
     )
@@ -640,7 +654,10 @@ def _require_key(what: str, key: str, key_id: str) -> None:
 
 
 def _require_http(what: str, url: str) -> None:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # brackets of an IPv6 address that do not match
+        parts = urlsplit("")
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         shown = re.sub(r"//[^/@]*@", "//…@", url)  # an address may carry a password
         raise ConfigurationError(f"{what} {shown!r} is not an http(s) address.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk import BaseOperator, Connection
 
-from imunizacao.errors import MirrorUnavailable
+from imunizacao.errors import MirrorRefused, MirrorUnavailable, MirrorUnreadable, PipelineError
 from imunizacao.events import log_event
 from imunizacao.reference_day import SAO_PAULO
 from imunizacao_airflow import tasks
@@ -72,18 +72,19 @@ class WaitForMirror(BaseOperator):
             since = max(day.end, context["dag_run"].start_date.astimezone(UTC))
             deadline = since + freshness_deadline(Connection.get(MIRROR), params.get("freshness_deadline_hours"))
             resumed = event is not None
-            seen, sentence = _look(stage)
+            seen, failure = _look(stage)
             if seen is not None and (seen.reached or params.get("accept_stale")):
                 return self._go_on(str(day), seen, resumed=resumed)
             if now >= deadline:
-                raise self._too_late(str(day), seen, sentence, since, now)
+                raise self._too_late(str(day), seen, failure, since, now)
             pause = min(max(self.first_wait, (now - since) / 4), self.longest_wait, deadline - now)
-            state = "que não responde" if seen is None else f"documento mais novo: {_shown(seen.newest)}"
+            state = f"que {_trouble(failure)}" if seen is None else f"documento mais novo: {_shown(seen.newest)}"
             log_event(
                 "wait_for_mirror.waits",
                 day=str(day),
                 newest="no answer" if seen is None else seen.newest,
                 documents=None if seen is None else seen.documents,
+                came=None if failure is None else str(failure),
                 looks_again=_local(now + pause),
                 gives_up=_local(deadline),
             )
@@ -107,11 +108,13 @@ class WaitForMirror(BaseOperator):
         return json.dumps(asdict(waited), ensure_ascii=False)
 
     def _too_late(
-        self, day: str, seen: Freshness | None, sentence: str, since: datetime, now: datetime
+        self, day: str, seen: Freshness | None, failure: PipelineError | None, since: datetime, now: datetime
     ) -> MirrorUnavailable:
         """Call for a person, and return what the task fails with."""
         state = (
-            "não responde" if seen is None else f"não chegou ao fim do dia (documento mais novo: {_shown(seen.newest)})"
+            _trouble(failure)
+            if seen is None
+            else f"não chegou ao fim do dia (documento mais novo: {_shown(seen.newest)})"
         )
         tasks.call_for_help(
             f"{self.dag_id}: o espelho {state} depois de {_lasted(now - since)} de espera. O dia {day} continua pendente. "
@@ -119,9 +122,9 @@ class WaitForMirror(BaseOperator):
         )
         waited = f"Waited from {_local(since)} to {_local(now)} (freshness_deadline_hours). The day stays pending."
         if seen is None:
-            return MirrorUnavailable(f"{sentence} {waited} Clear {self.task_id} once the mirror answers.")
+            return MirrorUnavailable(f"{failure} {waited} Clear {self.task_id} once the mirror answers.")
         return MirrorUnavailable(
-            f"{sentence} {waited} Nothing was published. Clear {self.task_id} once the mirror has caught up; if you know that the day is "
+            f"{seen.sentence} {waited} Nothing was published. Clear {self.task_id} once the mirror has caught up; if you know that the day is "
             f"whole, start a run with accept_stale. See {RUNBOOK}."
         )
 
@@ -129,15 +132,22 @@ class WaitForMirror(BaseOperator):
 STALE_NOTE: Final = "espelho parado aceito por decisão de um engenheiro (accept_stale)"
 
 
-def _look(stage: tasks.Stage) -> tuple[Freshness | None, str]:
-    """Ask the mirror once; None when it does not answer. The text is what there is to say about a day that is not there yet."""
+def _look(stage: tasks.Stage) -> tuple[Freshness | None, PipelineError | None]:
+    """Ask the mirror once: what was seen, or the failure of a mirror that is not there yet.
+
+    While a mirror is redeployed, its ingress answers 404, its firewall 403, its proxy a page in HTML: all of these may be over at the
+    next look, and are told at the deadline if they are not. What is wrong whatever the mirror does is raised.
+    """
     from imunizacao import pipeline
 
     try:
-        seen = pipeline.mirror_freshness(stage.context, _impatient(stage.services))
-    except MirrorUnavailable as error:
-        return None, str(error)
-    return seen, seen.sentence
+        return pipeline.mirror_freshness(stage.context, _impatient(stage.services)), None
+    except (MirrorUnavailable, MirrorRefused, MirrorUnreadable) as error:
+        return None, error
+
+
+def _trouble(failure: PipelineError | None) -> str:
+    return "não responde" if isinstance(failure, MirrorUnavailable) else "não atende (recusa ou página que não é FHIR)"
 
 
 def _impatient(services: Services) -> Services:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Final
 
-from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
+from airflow.sdk import Context, ExceptionRetryPolicy, RetryAction, RetryDecision, RetryRule
 
 from imunizacao_airflow.tasks import explain_failure
 
@@ -17,6 +17,8 @@ PARTS_AT_ONCE: Final = 4
 connections, not the 40 of a backfill of ten."""
 WHOLE_DAYS_AT_ONCE: Final = 2
 """Closing `extract` tasks at once: they count again, and fetch only what has changed since its part was landed."""
+PLANS_AT_ONCE: Final = 1
+"""Days that are counted for their parts at once: it takes seconds, on all connections."""
 EACH_DAY: Final = {"max_active_tis_per_dag": 2, "map_index_template": "{{ task.op_kwargs['day'] }}"}
 """Of a mapped task that makes one day of a range again: each takes the memory and the disk of a whole day, so two at once."""
 PART_OF_DAY: Final = {
@@ -25,6 +27,8 @@ PART_OF_DAY: Final = {
     "map_index_template": "{{ task.op_kwargs['part']['name'] }}",
 }
 """Of the mapped task that extracts a part of a day."""
+PLAN_OF_DAY: Final = {"retries": MIRROR_RETRIES, "max_active_tis_per_dag": PLANS_AT_ONCE}
+"""Of the task that counts a day and shares it."""
 WHOLE_DAY: Final = {"retries": MIRROR_RETRIES, "max_active_tis_per_dag": WHOLE_DAYS_AT_ONCE}
 """Of the task that extracts what is missing of a day."""
 _ERRORS: Final = "imunizacao.errors."
@@ -47,14 +51,37 @@ _CONFLICT: Final = RetryRule(
     retry_delay=timedelta(seconds=20),
     reason="another run moved the same pointer",
 )
+_DOUBTFUL: Final = RetryRule(
+    exception=[_ERRORS + "MirrorProtocolError", _ERRORS + "MirrorRefused"],
+    action=RetryAction.RETRY,
+    retry_delay=timedelta(minutes=10),
+    reason="a mirror that is being redeployed or written to answers like this for some minutes",
+)
+DOUBTFUL_TRIES: Final = 3
+"""First tries of a task after which such an answer is given another chance; later on a person must look."""
 _REST: Final = RetryRule(
     exception=_ERRORS + "PipelineError",
     action=RetryAction.FAIL,
     reason="the same input would fail again: a person must look",
 )
 
-RETRY_POLICY: Final = ExceptionRetryPolicy(rules=[_MIRROR, _STORAGE, _CONFLICT, _REST])
-"""Transient errors are tried again; a broken contract, a held day or a wrong setting fails at once."""
+
+class StagePolicy(ExceptionRetryPolicy):
+    """Transient errors are tried again, doubtful answers of the mirror a few times; whatever else is wrong fails at once."""
+
+    def __init__(self) -> None:
+        super().__init__(rules=[_MIRROR, _STORAGE, _CONFLICT, _REST])
+
+    def evaluate(
+        self, exception: BaseException, try_number: int, max_tries: int, context: Context | None = None
+    ) -> RetryDecision:
+        """Decide by the class of an error, and by the try where it is doubtful."""
+        if try_number <= DOUBTFUL_TRIES and _DOUBTFUL.matches(exception):
+            return RetryDecision.retry(_DOUBTFUL.retry_delay, _DOUBTFUL.reason)
+        return super().evaluate(exception, try_number, max_tries, context)
+
+
+RETRY_POLICY: Final = StagePolicy()
 
 WAIT_POLICY: Final = ExceptionRetryPolicy(rules=[_STORAGE, _REST])
 """Of `wait_for_mirror`: it has waited for the mirror itself, until its deadline."""

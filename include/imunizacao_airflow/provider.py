@@ -144,6 +144,20 @@ FIELDS: Final = (
         least=1,
     ),
     Field(
+        name="connect_timeout",
+        title="Segundos para conectar",
+        description="Vazio: 10.",
+        kind="number",
+        least=0,
+    ),
+    Field(
+        name="read_timeout",
+        title="Segundos sem resposta",
+        description="Sem nenhum byte. Vazio: 60.",
+        kind="number",
+        least=0,
+    ),
+    Field(
         name="retry_budget",
         title="Segundos de novas tentativas",
         description="Por sequência de requisições. Vazio: 1800.",

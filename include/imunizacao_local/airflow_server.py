@@ -61,6 +61,8 @@ FORM_EXTRAS: Final = (
     "max_connections",
     "requests_per_second",
     "slice_cap",
+    "connect_timeout",
+    "read_timeout",
     "retry_budget",
     "export_deadline",
     "freshness_deadline_hours",

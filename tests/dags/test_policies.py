@@ -58,7 +58,9 @@ def test_every_task_says_what_it_does_retries_by_class_of_error_and_leaves_a_not
         ("MirrorUnavailable", "retry"),
         ("StorageUnavailable", "retry"),
         ("PublicationConflict", "retry"),
-        ("MirrorProtocolError", "fail"),
+        ("MirrorProtocolError", "retry"),
+        ("MirrorUnreadable", "retry"),
+        ("MirrorRefused", "retry"),
         ("ContractViolation", "fail"),
         ("DayHeld", "fail"),
         ("ConfigurationError", "fail"),
@@ -72,6 +74,16 @@ def test_what_may_pass_by_itself_is_retried_and_nothing_else(dag_bag: Any, error
     assert decision.action.value == action
 
 
+def test_a_doubtful_answer_of_the_mirror_gets_a_few_more_chances_after_minutes_and_not_all(dag_bag: Any) -> None:
+    from imunizacao import errors
+
+    policy = dag_bag.dags["imunizacao_daily"].get_task("extract").retry_policy
+    for kind in (errors.MirrorProtocolError, errors.MirrorRefused):
+        decisions = [policy.evaluate(kind("x"), number, 6) for number in range(1, 7)]
+        assert [decision.action.value for decision in decisions] == ["retry"] * 3 + ["fail"] * 3
+        assert decisions[0].retry_delay.total_seconds() >= 300
+
+
 def test_the_wait_does_not_start_again_by_retries_when_its_deadline_has_passed(dag_bag: Any) -> None:
     from imunizacao import errors
 
@@ -82,9 +94,9 @@ def test_the_wait_does_not_start_again_by_retries_when_its_deadline_has_passed(d
 
 def test_a_backfill_of_any_length_shows_the_mirror_a_bounded_number_of_connections(dag_bag: Any) -> None:
     dag = dag_bag.dags["imunizacao_daily"]
-    at_once = {name: dag.get_task(name).max_active_tis_per_dag for name in ("extract_slice", "extract")}
-    assert at_once == {"extract_slice": 4, "extract": 2}
-    assert "6 x 4 connections" in dag.doc_md, "the documentation of the DAG says how many these are"
+    at_once = {name: dag.get_task(name).max_active_tis_per_dag for name in ("plan_slices", "extract_slice", "extract")}
+    assert at_once == {"plan_slices": 1, "extract_slice": 4, "extract": 2}
+    assert "7 x 4 connections" in dag.doc_md, "the documentation of the DAG says how many these are"
 
 
 def test_a_day_that_is_not_published_six_hours_after_its_run_was_queued_raises_an_alert(dag_bag: Any) -> None:

@@ -192,6 +192,18 @@ def test_a_status_address_on_another_host_is_not_followed(
     assert other.asked == []
 
 
+def test_an_address_that_is_none_is_the_mirrors_fault_wherever_it_stands(mirror: FakeExport, client: Client) -> None:
+    broken = f"http://[fd00::1/{SECRET}"
+    mirror.on("GET /fhir/$export", accepted(broken))
+    with pytest.raises(MirrorProtocolError, match="status address .* is not an address") as caught:
+        client.kick_off()
+    assert SECRET not in str(caught.value)
+    mirror.on("GET /status/1", manifest({"type": "Bundle", "url": broken}))
+    with pytest.raises(MirrorProtocolError, match="a file of the export manifest that is not an address") as caught:
+        client.wait()
+    assert SECRET not in str(caught.value)
+
+
 def test_a_busy_mirror_is_asked_again_for_a_job(mirror: FakeExport, client: Client) -> None:
     mirror.on("GET /fhir/$export", problem(429, "throttled", Retry_After="7"), problem(503, "transient"), accepted())
     client.kick_off()

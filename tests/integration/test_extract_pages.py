@@ -16,6 +16,7 @@ from imunizacao.errors import ContractViolation, MirrorProtocolError
 from imunizacao.extract import SlicePart, extract_day, extract_part, plan_day
 from imunizacao.extract.walks import Landed
 from imunizacao.fhir import Window
+from imunizacao.fhir.transport import mirror_mark
 from imunizacao.models import ExtractReceipt, LandingManifest
 from imunizacao.settings import EngineSettings
 from imunizacao.storage import ObjectStore, read_object
@@ -220,7 +221,7 @@ def test_a_damaged_checkpoint_costs_the_pages_from_there_on(
     else:
         work.put(
             third,
-            {"cut": body[:-5], "junk": b"{}", "format": body.replace(b'"format":1', b'"format":9', 1)}[damage],
+            {"cut": body[:-5], "junk": b"{}", "format": body.replace(b'"format":2', b'"format":9', 1)}[damage],
         )
     receipt = runs.run()
     assert (receipt.fetched, receipt.pages_resumed) == (73, 2)
@@ -273,8 +274,18 @@ def test_a_cursor_with_a_secret_is_kept_for_the_resume_and_shown_nowhere(
 # ---------------------------------------------------------------- parts
 
 
-def plan(runs: Runs, parts: int) -> list[SlicePart]:
-    return plan_day(context(), settings=runs.mirror.settings(), now=lambda: NOW, parts=parts, sleep=SleepLog())
+def plan(runs: Runs, parts: int, **settings: Any) -> list[SlicePart]:
+    return plan_day(
+        context(), settings=runs.mirror.settings(**settings), now=lambda: NOW, parts=parts, sleep=SleepLog()
+    )
+
+
+@pytest.mark.parametrize("connections", [1, 3])
+def test_there_are_no_more_parts_than_connections(runs: Runs, mirror: FakeMirror, connections: int) -> None:
+    """Each part needs one: four parts of one connection would show the mirror four."""
+    mirror.documents[:] = [LATER, *spread(240)]
+    parts = plan(runs, 4, max_connections=connections)
+    assert [part.of for part in parts] == [connections] * connections
 
 
 def test_a_day_is_shared_between_tasks_and_closed_by_one(runs: Runs, mirror: FakeMirror) -> None:
@@ -361,12 +372,16 @@ def test_clearing_everything_gives_the_same_landing_again(runs: Runs, work: Obje
     assert runs.run().landing_sha256 == first.landing_sha256
 
 
-def test_the_pages_of_another_way_are_not_taken(runs: Runs, work: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The setting may change between two tries of one run: a cursor of one search means nothing to another."""
+def test_the_pages_of_another_way_or_mirror_are_not_taken(
+    runs: Runs, mirror: FakeMirror, work: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The settings may change between two tries of one run: a cursor of one search means nothing to another."""
     runs.killed_after(6, monkeypatch)
+    mark = mirror_mark(mirror.base, "Bundle?type=document")
     hour = Window(start=DAY.start, end=DAY.start + HOURS)
     landed = Landed(work, context()).checkpoints
-    assert landed.load(hour, announced=73, way="resources") is None
-    saved = landed.load(hour, announced=73, way="documents")
+    assert landed.load(hour, announced=73, way="resources", mirror=mark) is None
+    saved = landed.load(hour, announced=73, way="documents", mirror=mark)
+    assert landed.load(hour, announced=73, way="documents", mirror=mirror_mark("https://other.example/fhir")) is None
     assert saved is not None
     assert len(saved.pages) == 6

@@ -63,6 +63,8 @@ EVERYTHING: dict[str, Any] = {
     "max_connections": 8,
     "requests_per_second": 2.5,
     "slice_cap": 1000,
+    "connect_timeout": 5.0,
+    "read_timeout": 120.0,
     "retry_budget": 60.0,
     "export_deadline": 7200.0,
 }

@@ -18,7 +18,13 @@ from typing import Any, TypeVar
 import pytest
 from starlette.responses import Response, StreamingResponse
 
-from imunizacao.errors import ConfigurationError, MirrorProtocolError, MirrorUnavailable, PipelineError
+from imunizacao.errors import (
+    ConfigurationError,
+    MirrorProtocolError,
+    MirrorUnavailable,
+    MirrorUnreadable,
+    PipelineError,
+)
 from imunizacao.fhir import MirrorClient, Page, WalkBroken, Window, mirror_newest, transport
 from imunizacao.settings import MirrorSettings
 from tests.integration.extract_support import (
@@ -70,9 +76,9 @@ class Caller:
     def count(self, **changes: Any) -> int:
         return self.ask(lambda opened: opened.count(HOUR), **changes)
 
-    def walk(self, **changes: Any) -> list[Page]:
+    def walk(self, *, announced: int | None = None, **changes: Any) -> list[Page]:
         async def collect(opened: MirrorClient) -> list[Page]:
-            return [page async for page in opened.walk(HOUR)]
+            return [page async for page in opened.walk(HOUR, announced=announced)]
 
         return self.ask(collect, **changes)
 
@@ -274,9 +280,10 @@ def test_a_body_that_is_no_page_is_asked_for_again_past_caches_then_refused(
 ) -> None:
     caller.mirror.before = once(broken)
     assert caller.sizes() == [10, 10, 5]
-    first, second = caller.mirror.seen[:2]
-    assert "cache-control" not in first.headers
-    assert second.headers["cache-control"] == "no-cache, no-store"
+    second, again = caller.mirror.pages_seen[2:4]
+    assert again.query == second.query
+    assert "cache-control" not in second.headers
+    assert again.headers["cache-control"] == "no-cache"
 
     caller.mirror.forget()
     caller.mirror.before = lambda seen: broken()
@@ -285,6 +292,29 @@ def test_a_body_that_is_no_page_is_asked_for_again_past_caches_then_refused(
     ):
         caller.walk()
     assert len(caller.mirror.seen) == 3
+
+
+def test_a_mirror_that_spoke_fhir_before_gets_half_a_minute_to_do_so_again(caller: Caller) -> None:
+    """A proxy that starts again answers 200 with a page of its own; at the first contact it may be a wrong address."""
+    caller.mirror.before = lambda seen: Response("<html>Em manutenção</html>") if seen.page_number == 2 else None
+    with pytest.raises(MirrorUnreadable):
+        caller.walk()
+    assert sum(caller.sleep.seconds) == 30
+
+    caller.sleep.seconds.clear()
+    caller.mirror.before = lambda seen: Response("<html>Em manutenção</html>")
+    with pytest.raises(MirrorUnreadable):
+        caller.walk()
+    assert sum(caller.sleep.seconds) <= 3
+
+
+def test_counts_and_first_pages_are_searched_anew_and_cursors_followed(caller: Caller) -> None:
+    """HAPI reuses the result of a search for a minute: a recount would count what was counted before."""
+    caller.count()
+    caller.ask(lambda opened: opened.newest())
+    caller.walk()
+    sent = [seen.headers.get("cache-control") for seen in caller.mirror.seen]
+    assert sent == ["no-cache", "no-cache", "no-cache", None, None]
 
 
 def test_an_answer_too_large_for_memory_is_refused(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,7 +366,7 @@ def test_a_mirror_that_restarts_in_the_middle_is_waited_for(mirror: FakeMirror) 
             with socket.socket() as taken:
                 taken.bind(("127.0.0.1", 0))
                 gone = f"http://127.0.0.1:{taken.getsockname()[1]}"
-            opened._settings = mirror.settings(base_url=gone, retry_budget=40.0)
+            opened._settings = opened.transport.settings = mirror.settings(base_url=gone, retry_budget=40.0)
             await opened.count(HOUR)
 
     with pytest.raises(MirrorUnavailable, match="last status connection refused"):
@@ -427,10 +457,13 @@ def test_a_refusal_is_told_by_code_without_its_text(
     assert len(caller.mirror.seen) == 1, "trying again does not help"
 
 
-@pytest.mark.parametrize(("status", "code"), [(404, "x"), (410, "x"), (400, "EHR-ERR848"), (422, "EHR-ERR860")])
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(404, "x"), (410, "x"), (400, "EHR-ERR848"), (422, "EHR-ERR860"), (400, "x"), (422, "x"), (409, "x")],
+)
 def test_a_cursor_that_expired_breaks_the_walk_not_the_day(caller: Caller, status: int, code: str) -> None:
     caller.mirror.before = lambda seen: outcome(status, f"({code}) bookmark") if seen.page_number == 3 else None
-    with pytest.raises(WalkBroken, match="no longer knows its own `next` address"):
+    with pytest.raises(WalkBroken, match="refuses its own `next` address"):
         caller.walk()
 
 
@@ -481,6 +514,46 @@ def test_a_next_to_another_origin_is_never_followed(caller: Caller, address: str
     assert len(caller.mirror.seen) == 1
 
 
+BROKEN = ["http://[fd00::1/fhir/r4?ct=1", "http://[x]/fhir", "//h℀st/fhir"]
+
+
+@pytest.mark.parametrize("address", BROKEN)
+def test_a_next_that_is_no_address_is_the_mirrors_fault_and_is_not_quoted(caller: Caller, address: str) -> None:
+    caller.mirror.edit_page = lambda seen, entries, links: links[1].update(url=address)
+    with pytest.raises(
+        MirrorProtocolError, match=rf"a `next` of slice {HOUR} page 1 that is not an address"
+    ) as failure:
+        caller.walk()
+    assert address not in str(failure.value)
+
+
+@pytest.mark.parametrize("address", BROKEN)
+def test_a_self_that_cannot_be_read_counts_as_missing(caller: Caller, address: str) -> None:
+    caller.mirror.edit_page = lambda seen, entries, links: links[0].update(url=address)
+    with pytest.raises(MirrorProtocolError, match="its link `self` lacks _lastUpdated"):
+        caller.walk()
+    caller.mirror.edit_page = lambda seen, entries, links: (
+        links[0].update(url=address) if seen.page_number > 1 else None
+    )
+    assert caller.sizes() == [10, 10, 5], "later pages need not say what was searched"
+
+
+def test_who_we_are_is_never_sent_to_another_origin_whoever_kept_the_address(caller: Caller) -> None:
+    """A checkpoint may name the host that the mirror had before somebody changed the connection."""
+    former = caller.mirror.base.replace("127.0.0.1", "localhost") + "/Bundle?_bookmark=1"
+    told = {"auth": "basic", "login": "leitor", "password": "segredo"}
+
+    with pytest.raises(
+        MirrorProtocolError, match=r"lies at http://localhost.*identification is only sent to the mirror"
+    ):
+        caller.ask(lambda opened: opened.transport.ask(former, where="page 2"), **told)
+    assert caller.mirror.seen == []
+
+    caller.ask(lambda opened: opened.transport.ask(former, where="file 1", authenticated=False), **told)
+    (seen,) = caller.mirror.seen
+    assert "authorization" not in seen.headers, "a stranger may be asked, but is told nothing"
+
+
 def test_a_relative_and_very_long_next_is_followed_as_it_is(caller: Caller) -> None:
     def relative(seen: Seen, entries: list[bytes], links: list[dict[str, str]]) -> None:
         if len(links) > 1:
@@ -491,7 +564,7 @@ def test_a_relative_and_very_long_next_is_followed_as_it_is(caller: Caller) -> N
     assert caller.mirror.pages_seen[1].value("_state") == "x/y" * 600
 
 
-def test_an_empty_page_ends_the_walk_even_with_a_next(caller: Caller) -> None:
+def test_an_empty_page_ends_the_walk_even_with_a_next_once_all_have_come(caller: Caller) -> None:
     def never_ending(seen: Seen, entries: list[bytes], links: list[dict[str, str]]) -> None:
         if len(links) == 1:
             query = [pair for pair in seen.query if pair[0] != "_bookmark"]
@@ -503,8 +576,32 @@ def test_an_empty_page_ends_the_walk_even_with_a_next(caller: Caller) -> None:
             )
 
     caller.mirror.edit_page = never_ending
-    assert caller.sizes() == [10, 10, 5]
+    assert caller.sizes(announced=25) == [10, 10, 5]
     assert len(caller.mirror.pages_seen) == 4
+
+    caller.mirror.forget()
+    with pytest.raises(WalkBroken, match=rf"3 pages in a row without an entry .* as slice {HOUR} page 4"):
+        caller.walk(announced=26)
+    assert len(caller.mirror.pages_seen) == 6
+
+
+@pytest.mark.parametrize("empty", [{1}, {1, 2}, {2, 3, 5}])
+def test_empty_pages_in_between_do_not_end_a_walk(caller: Caller, empty: set[int]) -> None:
+    """Azure gives them, and FHIR allows it: only a page without `next` is the last one."""
+
+    def shift(seen: Seen, entries: list[bytes], links: list[dict[str, str]]) -> None:
+        full = [number for number in range(1, 9) if number not in empty][:3]
+        stored = [document.entry for document in caller.mirror.documents if document.last_updated in HOUR]
+        place = 10 * full.index(seen.page_number) if seen.page_number in full else 25
+        entries[:] = stored[place : place + 10]
+        query = [pair for pair in seen.query if pair[0] != "_bookmark"]
+        links[1:] = [{"relation": "next", "url": f"?{_quoted([*query, ('_bookmark', str(seen.page_number))])}"}]
+        if seen.page_number == full[-1]:
+            links.pop()
+
+    caller.mirror.edit_page = shift
+    assert caller.sizes(announced=25) == [10, 10, 5]
+    assert caller.sizes() == [10, 10, 5]
 
 
 def test_a_later_page_may_carry_an_opaque_cursor_alone(caller: Caller) -> None:
@@ -773,5 +870,23 @@ def test_secrets_in_an_address_do_not_reach_the_page_log(caller: Caller) -> None
 
     caller.mirror.edit_page = signed
     pages = caller.walk()
-    assert pages[1].url.endswith("_bookmark=1&access_token=…&X-Sig=…")
+    assert pages[1].url.endswith("&_count=10&_bookmark=…&access_token=…&X-Sig=…")
     assert caller.mirror.pages_seen[1].value("access_token") == "segredo", "sent as the mirror gave it"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "_getpages=CURSOR&_getpagesoffset=CURSOR&_bundletype=CURSOR",
+        "ct=%22CURSOR%22",
+        "_page_token=CURSOR",
+        "cursor=CURSOR&continuation=CURSOR",
+        "CURSOR",
+        "_id=CURSOR",
+    ],
+)
+def test_a_cursor_is_shown_to_nobody_whatever_its_server_calls_it(query: str) -> None:
+    ours = "type=document&_lastUpdated=ge2026-03-13T03:00:00Z&_include:iterate=Immunization:patient"
+    shown = transport.shown(f"https://u:p@mirror.example.org/fhir/Bundle?{ours}&{query}")
+    assert "CURSOR" not in shown
+    assert shown.startswith(f"https://mirror.example.org/fhir/Bundle?{ours}&")

@@ -121,6 +121,8 @@ def test_a_misspelt_setting_is_refused() -> None:
         ("IMUNIZACAO_MIRROR_REQUESTS_PER_SECOND", "fast", "not a number"),
         ("IMUNIZACAO_MIRROR_REQUESTS_PER_SECOND", "-1", "must be 0 or more"),
         ("IMUNIZACAO_MIRROR_RETRY_BUDGET", "-0.1", "must be 0 or more"),
+        ("IMUNIZACAO_MIRROR_CONNECT_TIMEOUT", "0", "connect_timeout must be above 0"),
+        ("IMUNIZACAO_MIRROR_READ_TIMEOUT", "4000", "read_timeout at most 3600"),
         ("IMUNIZACAO_PSEUDONYM_KEY_ID", "Key 1", "must be 1–16"),
         ("IMUNIZACAO_THREADS", "0", "must be 1 or more"),
         ("IMUNIZACAO_THREADS", "two", "not a whole number"),
@@ -266,6 +268,11 @@ def test_credentials_in_a_bad_address_are_not_shown(name: str) -> None:
     with pytest.raises(ConfigurationError) as error:
         settings_from_env(ENV | {name: "ftp://user:canary-in-the-address@mirror.example.org"})
     assert "canary" not in str(error.value)
+
+
+def test_an_address_that_cannot_be_read_is_a_wrong_setting() -> None:
+    with pytest.raises(ConfigurationError, match=r"The mirror's address .* is not an http\(s\) address"):
+        mirror_settings(base_url="http://[fd00::1/fhir")
 
 
 @pytest.mark.parametrize("address", ["https://mirror.example.org/fhir/r4", "https://mirror.example.org/fhir/r4///"])

@@ -21,7 +21,7 @@ from imunizacao.fhir import Cursor, PageBlock, Window, keys_of_log
 from imunizacao.models import RunContext
 from imunizacao.storage import ObjectStore
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _KEY: Final = re.compile(r"/slice=([0-9TZ_]+)/walk-([0-9a-f]+)/page-([0-9]{6})$")
 
 
@@ -34,6 +34,8 @@ class _Head(msgspec.Struct):
     announced: int
     """Total of the window before the walk."""
     way: str
+    mirror: str
+    """`Source.mark`; another mirror's pages and addresses are of no use."""
     lines: int
     rejected: int
     size: int
@@ -52,6 +54,7 @@ class SavedPage:
     following: str
     announced: int
     way: str
+    mirror: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +73,12 @@ class SavedWalk:
     def cursor(self) -> Cursor:
         """Where it goes on."""
         last = self.pages[-1]
-        return Cursor(url=last.following, number=last.page, visited=frozenset(page.mark for page in self.pages))
+        return Cursor(
+            url=last.following,
+            number=last.page,
+            visited=frozenset(page.mark for page in self.pages),
+            entries=sum(page.block.lines + page.block.rejected for page in self.pages),
+        )
 
 
 @dataclass(slots=True)
@@ -100,12 +108,12 @@ class Checkpoints:
         self.work.put(key, _encode(page))
         self.found.setdefault(window.name, {}).setdefault(walk, []).append(key)
 
-    def load(self, window: Window, *, announced: int, way: str) -> SavedWalk | None:
-        """The walk of a window that got furthest, if the mirror still announces the total that it began with."""
+    def load(self, window: Window, *, announced: int, way: str, mirror: str) -> SavedWalk | None:
+        """The walk of a window that got furthest, if the same mirror still announces the total that it began with."""
         walks = sorted(self.found.get(window.name, {}).items(), key=lambda item: (-len(item[1]), item[0]))
         for walk, keys in walks:
             pages = list(self._pages(keys))
-            if pages and pages[0].announced == announced and pages[0].way == way:
+            if pages and (pages[0].announced, pages[0].way, pages[0].mirror) == (announced, way, mirror):
                 return SavedWalk(walk=walk, pages=pages)
         return None
 
@@ -143,6 +151,7 @@ def _encode(page: SavedPage) -> bytes:
         following=page.following,
         announced=page.announced,
         way=page.way,
+        mirror=page.mirror,
         lines=block.lines,
         rejected=block.rejected,
         size=block.size,
@@ -180,4 +189,5 @@ def _decode(body: bytes) -> SavedPage | None:
         following=head.following,
         announced=head.announced,
         way=head.way,
+        mirror=head.mirror,
     )

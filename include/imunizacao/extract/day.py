@@ -71,14 +71,17 @@ def plan_day(
     parts: int,
     sleep: Sleep = asyncio.sleep,
 ) -> list[SlicePart]:
-    """Share the windows of a day between at most `parts` tasks, with about as many documents each; at least one part."""
+    """Share the windows of a day between at most `parts` tasks, with about as many documents each; at least one part.
+
+    There are no more parts than connections: each needs one of its own.
+    """
 
     async def ask() -> list[SlicePart]:
         async with open_source(settings, sleep=sleep, now=now) as source:
             if isinstance(source, ExportSource):
                 return [SlicePart(name="dia inteiro por exportação", windows=[], of=1)]
             plan = await plan_windows(source, _whole(context), settings.slice_cap)
-        return share_windows(plan, parts)
+        return share_windows(plan, min(parts, settings.max_connections))
 
     context.day.require_over(now())
     return run_extraction(ask())
@@ -125,7 +128,7 @@ def extract_day(
 ) -> ExtractReceipt:
     """Land all document versions of a day, or raise and leave nothing that another stage would read.
 
-    Windows that this run, or else an earlier run of the same day, has landed are taken over when the mirror still announces
+    Windows that this run, or else an earlier run of the same day, has landed are taken over when they came from this mirror and it still announces
     the same total for them (of earlier runs not with `fresh`); a walk that was cut off goes on from its last page. Raises `ConfigurationError` for a day that is not
     over, `MirrorUnavailable` when the mirror does not answer or has not reached the end of the day yet (unless `accept_stale`),
     `MirrorProtocolError` when the totals do not agree; also `ConfigurationError` when the clock of this worker is ahead of the store's.
@@ -289,10 +292,18 @@ class _Day:
     ) -> _Day:
         """See what the work bucket holds of the day already; with `fresh` only what this run has landed."""
         landed = await asyncio.to_thread(Landed, work, context, fresh=fresh)
+        mirror = await source.mark()
 
         def make_walker(advance: Callable[[int], None]) -> SliceWalker:
             return SliceWalker(
-                context, source=source, work=work, folder=folder, landed=landed, now=now, advance=advance
+                context,
+                source=source,
+                mirror=mirror,
+                work=work,
+                folder=folder,
+                landed=landed,
+                now=now,
+                advance=advance,
             )
 
         return cls(

@@ -36,7 +36,7 @@ from imunizacao.fhir.export import (
 )
 from imunizacao.fhir.ndjson import CutShort, pack_lines, read_lines
 from imunizacao.fhir.pace import backoff_seconds
-from imunizacao.fhir.transport import shown
+from imunizacao.fhir.transport import mirror_mark, shown
 from imunizacao.models import LandingSlice, RunContext
 from imunizacao.storage import ObjectStore, file_ref
 
@@ -97,7 +97,8 @@ class _Export:
         self._window = window
         self._base = shown(transport.settings.base_url).rstrip("/")
         self._prefix = f"{context.prefix(STAGE)}slice={window.name}/"
-        self._checkpoints = ExportCheckpoints(work, self._prefix)
+        self._mirror = mirror_mark(transport.settings.base_url)
+        self._checkpoints = ExportCheckpoints(work, self._prefix, mirror=self._mirror)
         self._resumed = False
 
     async def land(self, expected: int | None) -> LandingSlice:
@@ -251,7 +252,7 @@ class _Export:
             self._progress("export", percent, 100)
 
     async def _open_job(self) -> Job:
-        """The job that a killed task of this run left, or a new one."""
+        """The job that a killed task of this run left at this mirror, or a new one."""
         job = await asyncio.to_thread(self._checkpoints.read_job)
         self._resumed = job is not None
         if job is not None:
@@ -266,6 +267,7 @@ class _Export:
             status_url=status_url,
             types=types,
             kicked_off_at=instant_text(self._now()),
+            mirror=self._mirror,
             before=before,
         )
 
@@ -373,6 +375,7 @@ class _Export:
             distinct=landed.documents,
             attempt=attempt,
             way=WAY,
+            mirror=self._mirror,
             moment=self._now(),
         )
 

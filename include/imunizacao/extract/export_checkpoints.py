@@ -22,6 +22,8 @@ class Job(Struct, frozen=True, kw_only=True):
     status_url: str
     types: tuple[str, ...]
     kicked_off_at: str
+    mirror: str = ""
+    """`mirror_mark` of where it was started."""
     before: Job | None = None
     """The job for whole documents that had none: it stays until this one has some."""
 
@@ -45,22 +47,28 @@ K = TypeVar("K", Job, FileCheckpoint, SliceReceipt)
 
 
 class ExportCheckpoints:
-    """The checkpoints of one slice, `prefix` = its keys in the work bucket."""
+    """The checkpoints of one slice, `prefix` = its keys in the work bucket. What is of another `mirror` is not there."""
 
-    def __init__(self, work: ObjectStore, prefix: str) -> None:
+    def __init__(self, work: ObjectStore, prefix: str, *, mirror: str) -> None:
         self._work = work
         self._prefix = prefix
+        self._mirror = mirror
 
     def read_slice(self) -> LandingSlice | None:
         """The finished slice, when all its objects are there."""
         receipt = self._read("slice.json", SliceReceipt)
-        if receipt is None or not all(self._is_there(ref) for ref in receipt.slice.objects):
+        if (
+            receipt is None
+            or receipt.mirror != self._mirror
+            or not all(self._is_there(ref) for ref in receipt.slice.objects)
+        ):
             return None
         return receipt.slice
 
     def read_job(self) -> Job | None:
         """The job that was not finished."""
-        return self._read("export-job.json", Job)
+        job = self._read("export-job.json", Job)
+        return job if job is not None and job.mirror == self._mirror else None
 
     def put_job(self, job: Job) -> None:
         """Remember a job as soon as the mirror has taken it."""

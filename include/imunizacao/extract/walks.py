@@ -52,6 +52,8 @@ class SliceReceipt:
     format: int
     finished_at: str
     slice: LandingSlice
+    mirror: str = ""
+    """`Source.mark` of where it came from; empty in receipts older than this field, which are not reused."""
 
 
 class Landed:
@@ -70,20 +72,21 @@ class Landed:
         """Windows that some run has finished."""
         return len(self._finished)
 
-    def slices(self, window: Window, way: str) -> list[LandingSlice]:
-        """Finished landings of a window by the same way, the newest first."""
+    def slices(self, window: Window, way: str, mirror: str) -> list[LandingSlice]:
+        """Finished landings of a window from the same mirror by the same way, the newest first."""
         receipts = _read_slices(self._work, self._finished.get(window.name, []))
-        return [receipt.slice for receipt in receipts if receipt.slice.way == way]
+        return [receipt.slice for receipt in receipts if (receipt.slice.way, receipt.mirror) == (way, mirror)]
 
 
 class SliceWalker:
-    """Lands windows of one day. Safe for several windows at once; a window is one caller's at a time."""
+    """Lands windows of one day; `mirror` is the mark of its source. Safe for several windows at once; a window is one caller's at a time."""
 
     def __init__(
         self,
         context: RunContext,
         *,
         source: Source,
+        mirror: str,
         work: ObjectStore,
         folder: Path,
         landed: Landed,
@@ -94,6 +97,7 @@ class SliceWalker:
         self.pages_resumed = 0
         self._context = context
         self._source = source
+        self._mirror = mirror
         self._work = work
         self._folder = folder
         self._landed = landed
@@ -108,8 +112,8 @@ class SliceWalker:
         return await self.take_over(window, announced) or await self._walk_until_whole(window, announced)
 
     async def take_over(self, window: Window, announced: int) -> LandingSlice | None:
-        """The window as it was landed before, by the same way and with the same total; None when there is no such landing."""
-        for piece in await asyncio.to_thread(self._landed.slices, window, self._source.way):
+        """The window as it was landed before, from the same mirror, by the same way and with the same total; None when there is no such landing."""
+        for piece in await asyncio.to_thread(self._landed.slices, window, self._source.way, self._mirror):
             if piece.announced == announced and await asyncio.to_thread(_all_there, self._work, piece):
                 self.reused += 1
                 self._advance(piece.lines + piece.rejected)
@@ -119,7 +123,9 @@ class SliceWalker:
 
     async def _walk_until_whole(self, window: Window, planned: int) -> LandingSlice:
         """Walk a window until two totals and the distinct entries agree; give up after `SLICE_ATTEMPTS`."""
-        saved = await asyncio.to_thread(self._landed.checkpoints.load, window, announced=planned, way=self._source.way)
+        saved = await asyncio.to_thread(
+            self._landed.checkpoints.load, window, announced=planned, way=self._source.way, mirror=self._mirror
+        )
         before, attempt = planned, 0
         while True:
             attempt += 1
@@ -168,7 +174,7 @@ class SliceWalker:
                 raise MirrorProtocolError(
                     f"Slice {window} of {self._context.day} does not add up after {attempt} walks: the mirror announced {before} "
                     f"documents before and {after} after the last walk, {walk.distinct} different ones came ({fetched} entries in "
-                    f"{walk.page_log.lines} pages). {broken + ' ' if broken else ''}{_limit_hint(walk, before, after)}Nothing was published. The pages of that walk "
+                    f"{walk.page_log.lines} pages). {broken + ' ' if broken else _limit_hint(walk, before, after)}Nothing was published. The pages of that walk "
                     f"are listed in {page_log.key}. See docs/runbook/bundle-total-mismatch.md."
                 )
             # A walk that went on from another task's pages was not a fair try: the cursor may have been too old.
@@ -189,7 +195,7 @@ class SliceWalker:
                 log_event("extract.slice_resumed", slice=str(window), pages=len(saved.pages), entries=writer.entries)
             cursor = saved.cursor if saved else None
             try:
-                async with aclosing(self._source.walk(window, resume=cursor)) as pages:
+                async with aclosing(self._source.walk(window, announced=announced, resume=cursor)) as pages:
                     async for page in pages:
                         await asyncio.to_thread(self._keep, writer, window, name, page, announced)
                         self._advance(len(page.content.entries))
@@ -217,6 +223,7 @@ class SliceWalker:
                 following=page.following,
                 announced=announced,
                 way=self._source.way,
+                mirror=self._mirror,
             )
             self._landed.checkpoints.save(window, walk, saved)
 
@@ -232,6 +239,7 @@ class SliceWalker:
             distinct=walk.distinct,
             attempt=attempt,
             way=self._source.way,
+            mirror=self._mirror,
             moment=self._now(),
         )
         self._landed.checkpoints.drop(window)
@@ -249,6 +257,7 @@ def upload_walk(
     distinct: int,
     attempt: int,
     way: str,
+    mirror: str,
     moment: datetime,
 ) -> LandingSlice:
     """Put the landing files of a window under `key`, and `slice.json` last: from then on the window counts as landed."""
@@ -272,7 +281,7 @@ def upload_walk(
         way=way,
         unknown_elements=walk.unknown_elements,
     )
-    receipt = SliceReceipt(format=LANDING_FORMAT, finished_at=stamp(moment), slice=piece)
+    receipt = SliceReceipt(format=LANDING_FORMAT, finished_at=stamp(moment), slice=piece, mirror=mirror)
     work.put(
         f"{context.prefix(STAGE)}slice={window.name}/slice.json",
         msgspec.json.encode(receipt),

@@ -18,6 +18,7 @@ import msgspec
 
 from imunizacao.errors import ConfigurationError
 from imunizacao.events import log_event
+from imunizacao.fhir.addresses import split_address
 from imunizacao.fhir.keys import SigningKey, read_signing_key
 from imunizacao.settings import MirrorSettings
 
@@ -290,7 +291,7 @@ class AssertionGrant:
             raise ConfigurationError(
                 f"The signing key makes {self._key.algorithm}, and the mirror's SMART configuration wants {wanted}. {_HELP}"
             )
-        parts, base = urlsplit(found.token_endpoint), urlsplit(self._settings.base_url)
+        parts, base = split_address(found.token_endpoint, what="a token address"), urlsplit(self._settings.base_url)
         if parts.scheme not in {"https", base.scheme} or not parts.hostname:
             raise ConfigurationError(
                 f"The mirror's SMART configuration at {url} gives a token address that is not {base.scheme}. Set token_url "

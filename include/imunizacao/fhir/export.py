@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import urlencode
 
 import msgspec
 from msgspec import Struct
 
 from imunizacao.errors import MirrorProtocolError, MirrorUnavailable, PipelineError
 from imunizacao.events import log_event
+from imunizacao.fhir.addresses import resolve_address
 from imunizacao.fhir.pace import retry_after_seconds
 from imunizacao.fhir.pages import BadPage, outcome_code
 from imunizacao.fhir.transport import Answer, Downloaded, Transport, origin, shown_origin
@@ -350,7 +351,7 @@ class ExportClient:
         return manifest
 
     def _file(self, status_url: str, file: _File, *, token: bool) -> ExportFile:
-        url = urlsplit(urljoin(status_url, file.url))._replace(fragment="").geturl()
+        url = resolve_address(status_url, file.url, what="a file of the export manifest")
         if not _TYPE.fullmatch(file.type) or (file.count is not None and file.count < 0):
             raise self._broken("The export manifest names a file without a proper type, or with a negative count")
         scheme, host, _ = origin(url)
@@ -369,7 +370,7 @@ class ExportClient:
         return ExportFile(type=file.type, url=url, count=file.count)
 
     def _own_address(self, current: str, link: str, *, what: str) -> str:
-        url = urlsplit(urljoin(current, link))._replace(fragment="").geturl()
+        url = resolve_address(current, link, what=f"a {what}")
         if origin(url) != origin(self._base):
             raise self._broken(
                 f"The {what} leads to {shown_origin(url)}, away from {self._transport.shown_base}. It was not followed: identification is "

@@ -263,6 +263,7 @@ def _log_line(page: Page, versions: list[tuple[str, str]]) -> bytes:
         {
             "page": page.number,
             "url": page.url,
+            "mark": page.mark,
             "etag": page.etag,
             "sha256": page.sha256,
             "bytes": page.bytes,

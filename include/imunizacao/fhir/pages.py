@@ -94,7 +94,7 @@ class Page:
     number: int
     """From 1, in the order of the walk."""
     url: str
-    """Without user, password and parameters that look like secrets."""
+    """As it may be shown: without user, password and the values of parameters that are not ours."""
     etag: str
     sha256: str
     """Of the body, decompressed."""

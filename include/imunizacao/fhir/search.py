@@ -12,19 +12,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import ClassVar, Final, Self
-from urllib.parse import parse_qsl, urldefrag, urlencode, urlsplit
+from urllib.parse import urldefrag, urlencode, urlsplit
 
-from imunizacao.errors import MirrorProtocolError
+from imunizacao.errors import MirrorProtocolError, MirrorUnavailable
 from imunizacao.events import log_event
+from imunizacao.fhir.addresses import query_of
 from imunizacao.fhir.auth import Authenticator
 from imunizacao.fhir.pace import Sleep
 from imunizacao.fhir.pages import Page, PageContent, read_page
-from imunizacao.fhir.transport import Answer, Received, Transport, WalkBroken, shown
+from imunizacao.fhir.transport import UNCACHED, Answer, Received, Transport, WalkBroken, mirror_mark, shown
 from imunizacao.fhir.window import Window, instant_text, require_filters
 from imunizacao.settings import MirrorSettings
 
 MAX_REPEATS: Final = 2
 """So many pages in a row that were all seen before end a walk: some servers give every page of a loop a new address."""
+MAX_EMPTY: Final = 2
+"""So many pages in a row may have no entry and a `next` all the same: servers that page by cost or by shard give such pages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,8 @@ class Cursor:
     """Pages that are there already."""
     visited: frozenset[str]
     """`visited_mark` of their addresses."""
+    entries: int = 0
+    """Matches on them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +119,11 @@ class SearchClient(ABC):
             self.known_searches = self.known_searches or await self.find_searches()
         return self.known_searches
 
+    async def mark(self) -> str:
+        """`mirror_mark` of the mirror and of the searches, without what walks bring beside the matches."""
+        searched = [f"{search.type}?{urlencode(search.filters)}" for search in await self.searches()]
+        return mirror_mark(self._settings.base_url, *searched)
+
     async def count(self, window: Window) -> int:
         """Ask how many versions the mirror has in a window."""
         return await self._total(window.bounds, where=f"count of {window}")
@@ -138,37 +148,50 @@ class SearchClient(ABC):
             found += [entry.last_updated for entry in content.entries if entry.last_updated]
         return max(found, default=None)
 
-    async def walk(self, window: Window, *, resume: Cursor | None = None) -> AsyncGenerator[Page, None]:
+    async def walk(
+        self, window: Window, *, announced: int | None = None, resume: Cursor | None = None
+    ) -> AsyncGenerator[Page, None]:
         """Walk all pages of a window, in the server's order; from `resume` on where an earlier walk broke off.
 
-        The server's `next` is followed as it is, on the same origin only. A page without a match ends the walk of its search, and
-        so does a `next` that was visited before, or a second page in a row whose entries came before; whether all came is for the
-        caller to count. Raises `WalkBroken` when the walk should start again, and `MirrorProtocolError` when it should not.
+        The server's `next` is followed as it is, on the same origin only. A `next` that was visited before ends the walk of its
+        search, and so does a second page in a row whose entries came before, or one without a match once as many have come as were
+        `announced`; whether all came is for the caller to count. `MAX_EMPTY` pages in a row may be empty before that. A first page after `resume` that cannot be had breaks the walk, whatever the mirror says of it: servers tell of
+        dead cursors in any way, also by a constant 500. Raises `WalkBroken` when the walk should start again, and `MirrorProtocolError` when it should not.
         """
         searches = await self.searches()
         firsts = [self._first_url(search, window) for search in searches]
         url: str | None = firsts[0]
-        place, number, repeats = 0, 0, 0
+        place, number, repeats, came, empty = 0, 0, 0, 0, 0
         visited: set[str] = set()
         contents: set[str] = set()
+        given_up = ""
         if resume is not None:
-            url, number, visited = resume.url, resume.number, set(resume.visited)
+            url, number, visited, came = resume.url, resume.number, set(resume.visited), resume.entries
             place = _place_of(resume.url, searches)
         while url is not None:
             search, is_first = searches[place], url == firsts[place]
             after = firsts[place + 1] if place + 1 < len(firsts) else None
             visited.add(visited_mark(url))
             where = f"slice {window} page {number + 1}{search.label}"
-            content, received = await self._page(urldefrag(url).url, search, where=where, cursor=not is_first)
+            try:
+                content, received = await self._page(urldefrag(url).url, search, where=where, cursor=not is_first)
+            except (MirrorUnavailable, MirrorProtocolError) as error:
+                if resume is None or url != resume.url:
+                    raise
+                raise WalkBroken(f"The walk cannot go on from where an earlier task left it: {error}") from error
             self.check_page(search, content, window, where=where, first=is_first)
             self._tell_outcomes(content, where)
             _require_inside(content, window, where)
+            came += len(content.entries)
+            empty = 0 if content.entries or not content.next_url else empty + 1
+            given_up = where if empty > MAX_EMPTY else given_up
             link = None
-            if content.next_url and content.entries:
+            if content.next_url and (not empty or (empty <= MAX_EMPTY and (announced is None or came < announced))):
                 link = _with_type(self.transport.follow(url, content.next_url, where), search, searches)
-            mark = _content_mark(content)
-            repeats = repeats + 1 if mark in contents else 0
-            contents.add(mark)
+            if content.entries:
+                mark = _content_mark(content)
+                repeats = repeats + 1 if mark in contents else 0
+                contents.add(mark)
             loops = link is not None and (visited_mark(link) in visited or repeats >= MAX_REPEATS)
             following = after if link is None or loops else link
             if content.entries:
@@ -193,8 +216,13 @@ class SearchClient(ABC):
                     page=number,
                     pages_visited=len(visited),
                 )
-            place += link is None or loops
+            if link is None or loops:
+                place, empty = place + 1, 0
             url = following
+        if given_up and announced is not None and came < announced:
+            raise WalkBroken(
+                f"The mirror gave {MAX_EMPTY + 1} pages in a row without an entry and with a `next`, the last one as {given_up}."
+            )
 
     def check_page(self, search: Search, content: PageContent, window: Window, *, where: str, first: bool) -> None:
         """Refuse a page of a search that was not made as it was asked for; later pages may say nothing about it."""
@@ -222,7 +250,9 @@ class SearchClient(ABC):
         def check(answer: Answer) -> None:
             parsed[:] = [read_page(answer.body, of=search.type if search.label else "")]
 
-        received = await self.transport.ask(url, where=where, cursor=cursor, check=check)
+        # A cursor belongs to one search; what is asked anew has to be searched anew, or a recount would prove nothing.
+        headers = None if cursor else UNCACHED
+        received = await self.transport.ask(url, where=where, cursor=cursor, headers=headers, check=check)
         return parsed[0], received
 
     def _first_url(self, search: Search, window: Window) -> str:
@@ -253,7 +283,7 @@ def _content_mark(content: PageContent) -> str:
 
 def self_values(self_url: str | None, name: str) -> list[str]:
     """What the mirror says that it searched with: the values of a parameter in `link[self]`, whatever its modifier."""
-    return [value for found, value in parse_qsl(urlsplit(self_url or "").query) if found.partition(":")[0] == name]
+    return [value for found, value in query_of(self_url) if found.partition(":")[0] == name]
 
 
 def _with_type(url: str, search: Search, searches: Sequence[Search]) -> str:

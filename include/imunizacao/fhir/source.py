@@ -16,7 +16,7 @@ from imunizacao.fhir.client import Cursor, MirrorClient
 from imunizacao.fhir.pace import Sleep
 from imunizacao.fhir.pages import Page
 from imunizacao.fhir.resources import ResourceClient
-from imunizacao.fhir.transport import Transport
+from imunizacao.fhir.transport import Transport, mirror_mark
 from imunizacao.fhir.window import Window
 from imunizacao.settings import MirrorSettings
 
@@ -37,6 +37,10 @@ class Source(Protocol):
         """The connection, with its counters."""
         ...
 
+    async def mark(self) -> str:
+        """`mirror_mark` of where this leads; landing of another mirror is never taken over."""
+        ...
+
     async def count(self, window: Window) -> int:
         """What the mirror announces for a window."""
         ...
@@ -49,8 +53,10 @@ class Source(Protocol):
         """The newest instant; None when the mirror is empty or cannot sort."""
         ...
 
-    def walk(self, window: Window, *, resume: Cursor | None = None) -> AsyncGenerator[Page, None]:
-        """The pages of a window, from `resume` on where a walk broke off."""
+    def walk(
+        self, window: Window, *, announced: int | None = None, resume: Cursor | None = None
+    ) -> AsyncGenerator[Page, None]:
+        """The pages of a window that has `announced` matches, from `resume` on where a walk broke off."""
         ...
 
 
@@ -63,6 +69,10 @@ class ExportSource:
         self.transport = transport
         self._search = MirrorClient(transport.settings, transport=transport)
         self._searches: bool | None = None
+
+    async def mark(self) -> str:
+        """`mirror_mark` of the mirror."""
+        return mirror_mark(self.transport.settings.base_url)
 
     async def total(self, window: Window) -> int | None:
         """What search announces for a window; None where the mirror has no search of documents.
@@ -95,7 +105,9 @@ class ExportSource:
         """The newest instant by search."""
         return await self._search.newest()
 
-    def walk(self, window: Window, *, resume: Cursor | None = None) -> AsyncGenerator[Page, None]:
+    def walk(
+        self, window: Window, *, announced: int | None = None, resume: Cursor | None = None
+    ) -> AsyncGenerator[Page, None]:
         """An export has no pages: the stage lands its files."""
         raise NotImplementedError("an export is landed file by file")
 

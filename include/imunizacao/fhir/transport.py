@@ -7,7 +7,6 @@ import errno
 import hashlib
 import ipaddress
 import logging
-import re
 import socket
 import ssl
 import time
@@ -17,18 +16,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.parse import urlunsplit
 
 import httpx
 
 from imunizacao.errors import (
     ConfigurationError,
     MirrorProtocolError,
+    MirrorRefused,
     MirrorUnavailable,
+    MirrorUnreadable,
     PipelineError,
     StorageUnavailable,
 )
 from imunizacao.events import log_event
+from imunizacao.fhir.addresses import resolve_address, split_address
 from imunizacao.fhir.auth import SKEW_SECONDS, Authenticator, make_authenticator
 from imunizacao.fhir.pace import Pace, Sleep, backoff_seconds, parse_http_date, retry_after_seconds
 from imunizacao.fhir.pages import BadPage, outcome_code
@@ -43,20 +45,27 @@ FIRST_CONTACT_TRIES: Final = 3
 """Tries while the mirror has never answered: a wrong address should be told in seconds, not after the whole budget."""
 BAD_BODY_TRIES: Final = 3
 """Times a page is asked for, the later ones past all caches, when its body cannot be read."""
+BAD_BODY_WAIT: Final = 10.0
+"""Seconds before the second try of such a page, twice as many before the third: a proxy that starts again takes some."""
 SLOW_FACTOR: Final = 4
 """A whole answer may take this many read timeouts: a body that drips byte by byte never trips the read timeout itself."""
 
 FHIR_JSON: Final = "application/fhir+json, application/json;q=0.9"
 OK: Final = frozenset({200})
-_UNCACHED: Final = {"Cache-Control": "no-cache, no-store", "Pragma": "no-cache"}
-_LOST_CURSOR: Final = frozenset({"EHR-ERR848", "EHR-ERR860"})
-"""The RNDS says that a `_bookmark` is wrong or has expired."""
+UNCACHED: Final = {"Cache-Control": "no-cache", "Pragma": "no-cache"}
+"""Past all caches. HAPI answers a search from one of the minute before without it; `no-store` would cost its paging."""
 _BACKEND_DOWN: Final = frozenset({"EHR-ERR990", "EHR-ERR991", "EHR-ERR992", "EHR-ERR993", "EHR-ERR994", "EHR-ERR999"})
 """The RNDS says with a client error that something behind it is down."""
 _MUST_SERVE: Final = "; the mirror must serve this search"
 DOWNLOAD_FACTOR: Final = 60
 """A whole file may take this many read timeouts."""
-_SECRET_NAME: Final = re.compile(r"token|secret|passw|senha|key|sig|auth|credential", re.IGNORECASE)
+_SHOWN: Final = frozenset(
+    {
+        *("type", "_lastUpdated", "_count", "_sort", "_summary", "_total", "_include", "_revinclude"),
+        *("_type", "_since", "_until", "_outputFormat"),
+    }
+)
+"""Parameters that we send ourselves and that say nothing of anybody. Every other one may be a cursor or a signature."""
 
 T = TypeVar("T")
 _Once = Callable[[Mapping[str, str], Mapping[str, str]], Awaitable[tuple["Answer", T]]]
@@ -157,6 +166,8 @@ class Transport:
         self._slots = asyncio.Semaphore(settings.max_connections)
         self._answered: set[str] = set()
         """Servers that have answered anything at all."""
+        self._understood = False
+        """Whether a body could be read: until then another server than a mirror may be at the address, which is told soon."""
         self._auth = authenticator or make_authenticator(settings, ask=self._ask_service, monotonic=monotonic, now=now)
         _quiet_http_loggers()
         trusting = trusting_context(settings.ca_file)
@@ -205,8 +216,8 @@ class Transport:
         """Ask until there is an answer of an expected status that passes `check`, within the retry budget of this request.
 
         `check` raises `BadPage` for a body that is worth asking for again, past all caches. `where` names the request in messages and
-        logs. `content` may be made anew for every try. With `cursor`, an address that the mirror gave itself and no longer knows is
-        `WalkBroken`. Raises `ConfigurationError`, `MirrorUnavailable` or `MirrorProtocolError` otherwise.
+        logs. `content` may be made anew for every try. With `cursor`, an address that the mirror gave itself and refuses (4xx, but for 401
+        and 403) is `WalkBroken`. With `authenticated`, no other origin than the mirror's own is asked. Raises `ConfigurationError`, `MirrorUnavailable` or `MirrorProtocolError` otherwise.
         """
 
         async def once(uncached: Mapping[str, str], identity: Mapping[str, str]) -> tuple[Answer, None]:
@@ -262,7 +273,7 @@ class Transport:
 
     def follow(self, current: str, link: str, where: str) -> str:
         """The absolute address of a link that the mirror gave, on the mirror's own origin only; `MirrorProtocolError` otherwise."""
-        url = urlsplit(urljoin(current, link))._replace(fragment="").geturl()
+        url = resolve_address(current, link, what=f"a `next` of {where}")
         if origin(url) != origin(self.settings.base_url):
             raise MirrorProtocolError(
                 f"The `next` address of {where} leads to {shown_origin(url)}, away from {self.shown_base}. It was not "
@@ -282,6 +293,13 @@ class Transport:
         expected: frozenset[int],
         check: Callable[[Answer], None] | None,
     ) -> tuple[Received, T]:
+        if authenticated and origin(url) != origin(self.settings.base_url):
+            # Links are followed on the mirror's own origin only, but an address may have been kept by an earlier task.
+            raise MirrorProtocolError(
+                f"The address of {where} lies at {shown_origin(url)}, the mirror at {self.shown_base}. It was not asked for: "
+                "identification is only sent to the mirror itself. If the mirror has moved, start a new run; see "
+                "docs/runbook/mirror-protocol.md."
+            )
         spent, tries, throttles, bad_bodies = 0.0, 0, 0, 0
         may_reauthenticate = authenticated
         while True:
@@ -291,7 +309,7 @@ class Transport:
                 async with self._slots:
                     await self._pace.wait_turn()
                     started = self.monotonic()
-                    answer, kept = await once(_UNCACHED if bad_bodies else {}, identity)
+                    answer, kept = await once(UNCACHED if bad_bodies else {}, identity)
                 if answer.status == 401 and may_reauthenticate and self._auth.invalidate(identity):
                     may_reauthenticate = False
                     log_event("mirror.reauthenticate", where=where, code=outcome_code(answer.body))
@@ -300,12 +318,16 @@ class Transport:
                 self._judge(answer, expected, where=where, cursor=cursor, who=who, authenticated=authenticated)
                 if check is not None:
                     _read(check, answer)
+                    self._understood = True
             except _Again as failure:
                 spent += self.monotonic() - started
                 throttles += failure.throttled
                 bad_bodies += failure.bad_body
                 tries += not failure.throttled
-                last, wait = failure, failure.wait or backoff_seconds(throttles if failure.throttled else tries)
+                if failure.bad_body and self._understood:
+                    last, wait = failure, bad_bodies * BAD_BODY_WAIT
+                else:
+                    last, wait = failure, failure.wait or backoff_seconds(throttles if failure.throttled else tries)
             else:
                 seconds = self.monotonic() - started
                 return Received(answer=answer, seconds=seconds, attempts=1 + tries + throttles), kept
@@ -414,15 +436,18 @@ class Transport:
                 f"{who} redirects ({status}) on {where}. Set its final address; identification is never sent elsewhere. "
                 "See docs/runbook/mirror-access.md."
             )
+        # A token service says with the same words that it does not know us.
+        kind = MirrorRefused if authenticated else ConfigurationError
         if status in {401, 403}:
-            raise ConfigurationError(
+            raise (ConfigurationError if status == 401 else kind)(
                 f"{who} refuses us: {told} on {where}. Check the credentials, their validity and what they may read, then run "
                 "the task again. See docs/runbook/mirror-access.md."
             )
-        if cursor and (status in {404, 410} or code in _LOST_CURSOR):
-            raise WalkBroken(f"{who} no longer knows its own `next` address: {told} on {where}.")
+        if cursor:
+            # Servers say in many ways that a cursor is over: 404, 410, 400 "invalid continuation token", 422 EHR-ERR860.
+            raise WalkBroken(f"{who} refuses its own `next` address: {told} on {where}.")
         if status in {404, 405, 410} or not authenticated:
-            raise ConfigurationError(
+            raise kind(
                 f"{who} has no such address: {told} on {where}. Check the address{_MUST_SERVE if authenticated else ''}. "
                 "See docs/runbook/mirror-access.md."
             )
@@ -446,7 +471,7 @@ class Transport:
                 f"again.{certificate} See docs/runbook/mirror-unavailable.md."
             )
         if bad_bodies >= BAD_BODY_TRIES:
-            raise MirrorProtocolError(
+            raise MirrorUnreadable(
                 f"The mirror at {server} answered {where} {bad_bodies} times with something that is no page: "
                 f"{last.status}. Nothing was published. See docs/runbook/mirror-protocol.md."
             )
@@ -525,7 +550,7 @@ def _connect_reason(error: httpx.ConnectError) -> str:
 
 def origin(url: str) -> tuple[str, str, int | None]:
     """Scheme, host and port of an address; two addresses of one server have the same."""
-    parts = urlsplit(url)
+    parts = split_address(url)
     default = {"http": 80, "https": 443}.get(parts.scheme)
     try:
         port = parts.port
@@ -540,19 +565,28 @@ def shown_origin(url: str) -> str:
     return f"{scheme}://{host}:{port}"
 
 
+def mirror_mark(base_url: str, *searched: str) -> str:
+    """A short mark of a mirror and of what is searched there: whatever has another one was landed from somewhere else."""
+    base = shown_origin(base_url) + split_address(base_url).path.rstrip("/")
+    return hashlib.sha256("\n".join([base, *searched]).encode()).hexdigest()[:16]
+
+
 def shown(url: str) -> str:
-    """An address that may be kept and shown: without user, password and parameters whose names smell of secrets."""
-    parts = urlsplit(url)
-    query = "&".join(
-        f"{name}=…" if _SECRET_NAME.search(name) else pair
-        for pair in parts.query.split("&")
-        if (name := pair.partition("=")[0]) or pair
-    )
+    """An address that may be kept and shown: without user, password and the values of parameters that are not ours."""
+    parts = split_address(url)
+    query = "&".join(_shown_pair(pair) for pair in parts.query.split("&") if pair)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, ""))
 
 
+def _shown_pair(pair: str) -> str:
+    name, equals, _ = pair.partition("=")
+    if name.partition(":")[0] in _SHOWN:
+        return pair
+    return f"{name}=…" if equals else "…"
+
+
 def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
+    host = split_address(url).hostname or ""
     if host == "localhost":
         return True
     try:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from urllib.parse import parse_qsl, urlsplit
 
 from imunizacao.errors import MirrorProtocolError
+from imunizacao.fhir.addresses import query_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -72,11 +72,7 @@ def require_filters(self_url: str | None, sent: Iterable[str], *, where: str, re
     parameter out of `link[self]`. With `required`, a page without `_lastUpdated` in `link[self]` is refused too; later
     pages may carry an opaque cursor instead. Raises `MirrorProtocolError`.
     """
-    found = [
-        value.replace(" ", "+")
-        for name, value in parse_qsl(urlsplit(self_url or "").query)
-        if name.split(":")[0] == "_lastUpdated"
-    ]
+    found = [value.replace(" ", "+") for name, value in query_of(self_url) if name.split(":")[0] == "_lastUpdated"]
     if not found and not required:
         return
     answered = {(value[:2], parse_instant(value[2:])) for value in found}
