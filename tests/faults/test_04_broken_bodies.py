@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from imunizacao.errors import MirrorProtocolError, MirrorUnavailable
+from imunizacao.errors import MirrorUnavailable, MirrorUnreadable
 from tests.faults.support import Stage
 
 pytestmark = pytest.mark.servers
@@ -32,7 +32,7 @@ def test_a_broken_page_is_asked_for_again_and_its_broken_form_is_not_kept(stage:
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.endswith("more")])
 def test_a_page_that_stays_broken_fails_the_day_by_name_after_three_tries(stage: Stage, kind: str, page: int) -> None:
     stage.simulator.play(kind.format(page))
-    error = stage.fails(MirrorProtocolError, names=NO_PAGE.format(page=page))
+    error = stage.fails(MirrorUnreadable, names=NO_PAGE.format(page=page))
     assert "Volte mais tarde" not in str(error)
     tried = [request.address for request in stage.simulator.requests() if request.page == page]
     assert max(tried.count(address) for address in tried) == 3

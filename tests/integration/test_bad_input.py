@@ -169,9 +169,7 @@ def other_site() -> Iterator[str]:
 def test_html_with_status_200_is_not_a_mirror(run_day: RunDay, other_site: str) -> None:
     # Three tries must fit into the budget: a mirror that is silent until it is spent is unavailable instead.
     ended = run_day(MIRROR_URL=f"{other_site}/fhir/r4", MIRROR_RETRY_BUDGET="60")
-    ended.require(
-        code=4, error="MirrorProtocolError", says="3 times with something that is no", next_step="docs/runbook/"
-    )
+    ended.require(code=4, error="MirrorUnreadable", says="3 times with something that is no", next_step="docs/runbook/")
     assert "Volte mais tarde" not in ended.err, "a body reached the log"
 
 

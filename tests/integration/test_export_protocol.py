@@ -548,7 +548,7 @@ def test_a_job_that_is_done_is_taken_away(mirror: FakeExport, client: Client, an
     [
         (problem(500, "exception"), "500 exception"),
         (problem(405, "not-supported"), "405 not-supported"),
-        (problem(403, "forbidden"), "ConfigurationError"),
+        (problem(403, "forbidden"), "MirrorRefused"),
     ],
 )
 def test_a_job_that_stays_is_told_and_nothing_more(

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlencode
 import pytest
 from starlette.responses import JSONResponse, Response
 
-from imunizacao.errors import ConfigurationError, MirrorProtocolError
+from imunizacao.errors import ConfigurationError, MirrorProtocolError, MirrorRefused
 from imunizacao.extract.assembly import assemble_walk
 from imunizacao.fhir import (
     Cursor,
@@ -412,7 +412,7 @@ def test_without_statement_a_dropped_revinclude_is_refused(resources: Resources)
 
 def test_without_statement_and_without_immunizations_the_reason_is_said(resources: Resources) -> None:
     resources.mirror.before = lambda seen: outcome(400, "(EHR-ERR861) x", code="not-supported")
-    with pytest.raises(ConfigurationError, match="Immunization cannot be searched by `_lastUpdated`"):
+    with pytest.raises(MirrorRefused, match="Immunization cannot be searched by `_lastUpdated`"):
         require_usable(resources)
 
 
@@ -525,6 +525,22 @@ def test_a_read_may_take_several_pages(resources: Resources) -> None:
 
     resources.mirror.before = short
     assert fetch(resources, "Immunization/r1", "Immunization/r2", "Composition/r3") == ["r1", "r2", "r3"]
+
+
+def test_a_read_goes_on_after_an_empty_page(resources: Resources) -> None:
+    def empty_first(seen: Seen) -> Response | None:
+        if seen.value("_id") is None or seen.value("empty") is not None:
+            return resources.answer(seen)
+        again = [
+            {
+                "relation": "next",
+                "url": f"{resources.mirror.base}/Immunization?{urlencode([*seen.query, ('empty', '1')])}",
+            }
+        ]
+        return JSONResponse({"resourceType": "Bundle", "type": "searchset", "link": again, "entry": []})
+
+    resources.mirror.before = empty_first
+    assert fetch(resources, "Immunization/r1", "Immunization/r2") == ["r1", "r2"]
 
 
 def test_a_mirror_that_ignores_the_ids_is_refused(resources: Resources) -> None:

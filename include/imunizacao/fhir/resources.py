@@ -13,11 +13,11 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from imunizacao.errors import ConfigurationError, MirrorProtocolError
+from imunizacao.errors import ConfigurationError, MirrorProtocolError, MirrorRefused
 from imunizacao.events import log_event
 from imunizacao.fhir.assemble import Assembler
 from imunizacao.fhir.pages import BadPage, PageContent, read_page
-from imunizacao.fhir.search import Search, SearchClient, self_values, visited_mark
+from imunizacao.fhir.search import MAX_EMPTY, Search, SearchClient, self_values, visited_mark
 from imunizacao.fhir.window import Window, instant_text
 
 FETCH_BATCH: Final = 50
@@ -186,6 +186,7 @@ class ResourceClient(SearchClient):
         following: str | None = url
         visited: set[str] = set()
         lines: list[bytes] = []
+        empty = 0
         while following is not None and visited_mark(following) not in visited:
             url = following
             visited.add(visited_mark(url))
@@ -197,7 +198,8 @@ class ResourceClient(SearchClient):
                     "ids. Nothing was published. The mirror must support `_id`; see docs/runbook/mirror-protocol.md."
                 )
             lines += [entry.line for entry in [*content.entries, *content.included] if entry.reject is None]
-            follows = content.next_url is not None and bool(content.entries)
+            empty = 0 if content.entries else empty + 1
+            follows = content.next_url is not None and empty <= MAX_EMPTY
             following = self.transport.follow(url, content.next_url or "", where) if follows else None
         return lines
 
@@ -209,7 +211,9 @@ class ResourceClient(SearchClient):
         else:
             doses, compositions = (_served(statement, name) for name in _LABELS)
         if not doses.by_time:
-            raise self._refusal("Immunization cannot be searched by `_lastUpdated`")
+            raise self._refusal(
+                "Immunization cannot be searched by `_lastUpdated`", ConfigurationError if statement else MirrorRefused
+            )
         if not doses.offers(COMPOSITION_OF_DOSE):
             if statement is None:
                 raise self._refusal("it has no CapabilityStatement, and the link `self` of its answer drops the first")
@@ -250,8 +254,9 @@ class ResourceClient(SearchClient):
             found.append(Served(by_time=by_time, includes=_honoured(content) if content else frozenset()))
         return found[0], found[1]
 
-    def _refusal(self, reason: str) -> ConfigurationError:
-        return ConfigurationError(
+    def _refusal(self, reason: str, kind: type[ConfigurationError] = ConfigurationError) -> ConfigurationError:
+        """`MirrorRefused` where nothing at all was served: a mirror that is being redeployed looks like that."""
+        return kind(
             f"The mirror at {self.transport.shown_base} cannot be read by its resources: {reason}. A dose needs its Composition, which "
             "names the establishment: by `_revinclude=Composition:entry` in searches of Immunization, or by a search of Composition "
             "with `_lastUpdated`. Nothing was taken. Choose another way (IMUNIZACAO_MIRROR_WAY, or `way` of the Airflow connection); "

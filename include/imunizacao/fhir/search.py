@@ -155,8 +155,9 @@ class SearchClient(ABC):
 
         The server's `next` is followed as it is, on the same origin only. A `next` that was visited before ends the walk of its
         search, and so does a second page in a row whose entries came before, or one without a match once as many have come as were
-        `announced`; whether all came is for the caller to count. `MAX_EMPTY` pages in a row may be empty before that. A first page after `resume` that cannot be had breaks the walk, whatever the mirror says of it: servers tell of
-        dead cursors in any way, also by a constant 500. Raises `WalkBroken` when the walk should start again, and `MirrorProtocolError` when it should not.
+        `announced`; whether all came is for the caller to count. `MAX_EMPTY` pages in a row may be empty before that. A first page
+        after `resume` that cannot be had breaks the walk, whatever the mirror says of it: servers tell of dead cursors in any way, also
+        by a constant 500. Raises `WalkBroken` when the walk should start again, and `MirrorProtocolError` when it should not.
         """
         searches = await self.searches()
         firsts = [self._first_url(search, window) for search in searches]

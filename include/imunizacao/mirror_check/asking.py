@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import urlencode
 
 from imunizacao.errors import MirrorUnavailable
 from imunizacao.fhir import Answer, Transport, Way, Window
+from imunizacao.fhir.addresses import query_of
 from imunizacao.fhir.pages import BadPage, PageContent, outcome_code, read_page
 
 MOST_REQUESTS: Final = 60
@@ -80,8 +81,7 @@ class Reply:
 
     def self_values(self, name: str) -> list[str]:
         """Values of a parameter in the link `self`, what the mirror says it searched for."""
-        query = urlsplit(self.content.self_url or "").query if self.content else ""
-        return [value for found, value in parse_qsl(query) if found == name]
+        return [value for found, value in query_of(self.content.self_url if self.content else None) if found == name]
 
 
 class Asker:

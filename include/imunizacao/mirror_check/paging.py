@@ -6,10 +6,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
-from urllib.parse import parse_qsl, urlsplit
 
 from imunizacao.errors import MirrorProtocolError
 from imunizacao.fhir import Window
+from imunizacao.fhir.addresses import query_of, split_address
 from imunizacao.fhir.loose import shown_name
 from imunizacao.mirror_check.asking import Finding, NotChecked, Reply
 from imunizacao.mirror_check.found import Found
@@ -183,9 +183,9 @@ def check_next(found: Found, walk: Walk) -> None:
     if not walk.next_urls:
         raise NotChecked("no page had a `next`")
     longest = max(map(len, walk.next_urls))
-    parameters = sorted({name for url in walk.next_urls for name, _ in parse_qsl(urlsplit(url).query)})
+    parameters = sorted({name for url in walk.next_urls for name, _ in query_of(url)})
     names = ", ".join(shown_name(name, 24) for name in parameters[:6]) or "no parameter"
-    relative = not urlsplit(walk.next_urls[0]).netloc
+    relative = not split_address(walk.next_urls[0], what="a `next` link").netloc
     told = f"{'relative, ' if relative else 'same host, '}up to {longest:,} characters ({names})"
     if longest > _LONG_ADDRESS:
         found.add(
