@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from imunizacao.errors import ConfigurationError
 from imunizacao.reference_day import SAO_PAULO, ReferenceDay
 from tests.faults.support import NOW, Landed, Stage
 
@@ -62,9 +63,14 @@ def test_an_hour_that_comes_twice_is_landed_twice(larger_stage: Stage) -> None:
     assert {instant.astimezone(SAO_PAULO).utcoffset() for instant in last} == {timedelta(hours=-2), timedelta(hours=-3)}
 
 
-def test_a_clock_that_jumps_while_the_day_is_extracted_changes_nothing(larger_stage: Stage) -> None:
-    """The instant of the run decides whether the day is over, and what the receipt says of itself: nothing else."""
+def test_a_clock_that_is_wrong_changes_nothing_or_is_refused(larger_stage: Stage) -> None:
+    """The instant of the run decides whether the day is over, and what the receipt says of itself: nothing else. One ahead of the store
+    would keep out every later run of the day."""
     quiet = larger_stage.whole(run_id="quiet")
-    jumped = larger_stage.whole(run_id="jumped", now=NOW + timedelta(days=400))
+    jumped = larger_stage.whole(run_id="jumped", now=NOW + timedelta(days=30))
     assert jumped.receipt.landing_sha256 == quiet.receipt.landing_sha256
     assert jumped.versions == quiet.versions
+    with pytest.raises(
+        ConfigurationError, match=r"ahead of that of the store.*Nothing was asked.*docs/runbook/worker-clock\.md"
+    ):
+        larger_stage.extract(run_id="ahead", now=datetime.now(UTC) + timedelta(minutes=6))
