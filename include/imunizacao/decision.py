@@ -76,7 +76,7 @@ def check_reason(text: str) -> str:
     problem = reason_problem(text)
     if problem:
         raise ConfigurationError(
-            f"The reason of the decision is refused: {problem}. Nothing was published. Write it again, without names or numbers "
+            f"The reason is refused: {problem}. Nothing was published. Write it again, without names or numbers "
             "of persons: readers of the data see it."
         )
     return text.strip()

@@ -194,7 +194,7 @@ def _day_page(day: str) -> HTMLResponse:
     body = (
         f"<p class='state {html.escape(head['state'])}'>{html.escape(_STATES.get(head['state'], head['state']))} · revisão {head['revision']}</p>"
         f"<p>{links}</p>{_withdrawn(head)}<h2>Conta do dia</h2>{waterfall}<h2>Quarentena</h2>{reasons}"
-        f"{_documents_seen(day, last['runId'])}<h2>Histórico</h2>{history}"
+        f"{_documents_seen(day, _runs_of_content(head, last.get('path')))}<h2>Histórico</h2>{history}"
     )
     return _page(f"Dia {day}", body, base="/imunizacao/day/")
 
@@ -235,14 +235,24 @@ def _why(entry: dict[str, Any]) -> str:
     return f"{text} · decisão ({', '.join(decision['rules'])}): {decision['reason']}" if decision else text
 
 
-def _documents_seen(day: str, run_id: str) -> str:
+def _runs_of_content(head: dict[str, Any], path: str | None) -> list[str]:
+    """Runs behind a content, the newest first: who withdraws or restores one has read no documents."""
+    return [entry["runId"] for entry in reversed(head["history"]) if entry.get("path") == path]
+
+
+def _documents_seen(day: str, run_ids: list[str]) -> str:
     """What the run that published a day met in its documents: generations, and what our tables do not know. Counts only.
 
-    From the receipts in the work bucket; when they are gone, there is nothing to show.
+    From the receipts in the work bucket, of the first run that has some; when they are gone, there is nothing to show.
     """
-    receipts = f"v1/day={day}/run={run_id}"
-    counts = (_read(f"{receipts}/flatten/receipt.json", bucket="work") or {}).get("code_counts") or {}
-    elements = (_read(f"{receipts}/extract/receipt.json", bucket="work") or {}).get("unknown_elements") or {}
+    counts: dict[str, int] = {}
+    elements: dict[str, int] = {}
+    for run_id in run_ids:
+        receipts = f"v1/day={day}/run={run_id}"
+        counts = (_read(f"{receipts}/flatten/receipt.json", bucket="work") or {}).get("code_counts") or {}
+        elements = (_read(f"{receipts}/extract/receipt.json", bucket="work") or {}).get("unknown_elements") or {}
+        if counts or elements:
+            break
     if not counts and not elements:
         return ""
     starts = {

@@ -78,6 +78,17 @@ def test_the_page_lists_generations_unknown_profiles_new_fields_and_unknown_code
     assert text.index("<td>B.often</td><td>1.500</td>") < text.index("<td>A.rare</td><td>1</td>")
 
 
+def test_a_content_that_a_person_restored_is_still_that_of_the_run_that_read_it(
+    airflow_env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restored = {**HEAD["history"][-1], "runId": "restore-1", "reason": "restore"}
+    monkeypatch.setitem(HEAD, "history", [*HEAD["history"], restored])
+    counts = {"code_counts": {"documento de outro tipo REL": 3}}
+    text = page(monkeypatch, {f"{RECEIPTS}/flatten/receipt.json": counts})
+    assert "<h2>Documentos de outros tipos (sem doses)</h2>" in text
+    assert "<td>REL</td><td>3</td>" in text
+
+
 def test_a_page_without_receipts_says_nothing_of_documents(
     airflow_env: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
