@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 RETRY_BUDGET: Final = 60.0
 """Seconds of retries within one look: whoever can wait in the triggerer must not wait in a worker."""
+EXPORT_DEADLINE: Final = 1800.0
+"""Seconds that a small export of a look may take, in a queue of the mirror as well; after that it is not there yet."""
 RUNBOOK: Final = "docs/runbook/mirror-behind.md"
 
 
@@ -73,6 +75,7 @@ class WaitForMirror(BaseOperator):
             deadline = since + freshness_deadline(Connection.get(MIRROR), params.get("freshness_deadline_hours"))
             resumed = event is not None
             seen, failure = _look(stage)
+            now = stage.services.now()
             if seen is not None and (seen.reached or params.get("accept_stale")):
                 return self._go_on(str(day), seen, resumed=resumed)
             if now >= deadline:
@@ -139,10 +142,11 @@ def _look(stage: tasks.Stage) -> tuple[Freshness | None, PipelineError | None]:
     next look, and are told at the deadline if they are not. What is wrong whatever the mirror does is raised.
     """
     from imunizacao import pipeline
+    from imunizacao.fhir.export import ExportRefused
 
     try:
         return pipeline.mirror_freshness(stage.context, _impatient(stage.services)), None
-    except (MirrorUnavailable, MirrorRefused, MirrorUnreadable) as error:
+    except (MirrorUnavailable, MirrorRefused, MirrorUnreadable, ExportRefused) as error:
         return None, error
 
 
@@ -151,10 +155,14 @@ def _trouble(failure: PipelineError | None) -> str:
 
 
 def _impatient(services: Services) -> Services:
-    """The same services, with a retry budget that suits a look."""
+    """The same services, with a retry budget and a patience with export jobs that suit a look: between looks no worker is held."""
     mirror = services.settings.mirror
-    budget = min(mirror.retry_budget, RETRY_BUDGET)
-    return replace(services, settings=replace(services.settings, mirror=replace(mirror, retry_budget=budget)))
+    patient = replace(
+        mirror,
+        retry_budget=min(mirror.retry_budget, RETRY_BUDGET),
+        export_deadline=min(mirror.export_deadline, EXPORT_DEADLINE),
+    )
+    return replace(services, settings=replace(services.settings, mirror=patient))
 
 
 def _shown(newest: str) -> str:

@@ -571,7 +571,7 @@ def test_a_page_of_three_when_hundreds_are_asked_for_still_ends(mirror: Mirror) 
     ("ends", "told"),
     [
         ({"link": True}, "paging ends after 150 of 240 documents, on page 3: no `next`"),
-        ({"entry": True}, "paging ends after 100 of 240 documents, on page 3: an empty page"),
+        ({"entry": True}, "paging ends after 190 of 240 documents, on page 5: no `next`"),
     ],
 )
 def test_the_depth_at_which_paging_ends_is_told_with_the_setting_that_fits(

@@ -883,9 +883,20 @@ def test_a_document_of_another_type_is_counted_and_nothing_else(flatten: Callabl
     assert not [name for name in done.codes if name.startswith("perfil desconhecido")]
 
 
-def test_a_vaccination_without_its_dose_is_no_document_of_another_type(flatten: Callable[..., Flattened]) -> None:
-    done = flatten([_of_another_type("a", code="RIA")])
+@pytest.mark.parametrize("type_", [["RIA"], ["11369-6", "RIA"], ["ria"], []])
+def test_a_vaccination_without_its_dose_is_no_document_of_another_type(
+    flatten: Callable[..., Flattened], type_: list[str]
+) -> None:
+    said = _set("resource.entry.0.resource.type", {"coding": [{"system": "x", "code": code} for code in type_]})
+    open_, cancelled = _of_another_type("a"), _of_another_type("b", "entered-in-error")
+    done = flatten([changed(open_, said), changed(cancelled, said)])
     assert [row["ds_motivos"] for row in done.quarantine] == [["DOSE_MISSING"]]
+    assert [row["co_documento"] for row in done.removed] == ["b-i0b0"]
+
+
+def test_types_are_shown_by_their_letters_alone(flatten: Callable[..., Flattened]) -> None:
+    done = flatten([_of_another_type("a", code="N52998224725"), _of_another_type("b", code="11369-6")])
+    assert [name for name in done.codes if "outro tipo" in name] == ["documento de outro tipo (ilegível)"]
 
 
 def test_nothing_that_names_a_person_leaves_flatten(tables: dict[str, Path], tmp_path: Path) -> None:

@@ -561,6 +561,7 @@ def test_what_a_lot_looks_like_is_no_identifier(duck: Engine, text: str | None) 
     "shape",
     [
         "{}", "ria-{}", "{}-v2", "ria.{}.1", "Composition/{}/_history/2", "2024-{}", "{}-i0b0",
+        "20260314123-{}-i0b0", "123.456.789-01-{}",
         "x-00000000-0000-4000-8000-000000000000.{}",
     ],
 )  # fmt: skip

@@ -114,15 +114,23 @@ def newest_cnes(connection: Connection, *, until: str = "999912", only: str = ""
 
 
 def newest_table(connection: Connection, kind: Kind, name: str = "", *, day: date | None = None) -> Snapshot | None:
-    """The snapshot of a small table (IBGE, one of the PNI) that was imported last; None = the project's own is in use.
+    """The newest snapshot of a small table (IBGE, one of the PNI); None = the project's own is in use.
+
+    Newest is the latest `valid_from`, or day of import where nobody said one: an older table that is imported for its time takes nobody's
+    place. Of equals the one imported last.
 
     With `day` the one in force on it: of those that are, the latest `valid_from`, and only without a dated one an undated one.
     """
     known = [snapshot for snapshot in stored_snapshots(connection, kind) if snapshot.name == name]
     if day is None:
-        return known[0] if known else None
+        return max(known, key=lambda one: (_since(one), one.id), default=None)
     since = [(snapshot.valid_from or date.min, snapshot.id, snapshot) for snapshot in known]
     return max((found for found in since if found[0] <= day), default=(day, 0, None))[2]
+
+
+def _since(snapshot: Snapshot) -> date:
+    stored = snapshot.imported_at
+    return snapshot.valid_from or (stored.date() if stored is not None else date.min)
 
 
 def stored_snapshots(connection: Connection, kind: Kind | Literal[""] = "") -> list[Snapshot]:

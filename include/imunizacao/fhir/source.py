@@ -20,8 +20,9 @@ from imunizacao.fhir.transport import Transport, mirror_mark
 from imunizacao.fhir.window import Window
 from imunizacao.settings import MirrorSettings
 
-_NO_SEARCH: Final = frozenset({400, 404, 405, 501})
-"""How servers say that they do not search a type."""
+_NO_SEARCH: Final = frozenset({400, 403, 404, 405, 406, 410, 415, 422, 501})
+"""How servers say that they do not search a type, or not for us: who may export need not be allowed to search. When it is our identity that
+they refuse, or a mirror that is being redeployed, the export says so next."""
 
 
 class Source(Protocol):

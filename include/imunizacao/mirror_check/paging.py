@@ -11,6 +11,7 @@ from imunizacao.errors import MirrorProtocolError
 from imunizacao.fhir import Window
 from imunizacao.fhir.addresses import query_of, split_address
 from imunizacao.fhir.loose import shown_name
+from imunizacao.fhir.search import MAX_EMPTY
 from imunizacao.mirror_check.asking import Finding, NotChecked, Reply
 from imunizacao.mirror_check.found import Found
 
@@ -88,9 +89,11 @@ async def walk_narrow_window(found: Found) -> Walk:
     size = max(1, -(-total // 3))
     url = found.asker.address([*(("_lastUpdated", bound) for bound in window.bounds), ("_count", str(size))])
     visited: set[str] = set()
+    empty = 0
     while True:
         reply = await found.asker.get(url, where=f"page {len(walk.replies) + 1} of a narrow window")
-        if not reply.page.entries:
+        empty = 0 if reply.page.entries else empty + 1
+        if empty > MAX_EMPTY or (empty and reply.page.next_url is None):
             return walk
         walk.replies.append(reply)
         visited.add(url)
@@ -272,7 +275,7 @@ async def _walk_deep(found: Found, wanted: int) -> _Depth:
     url = found.asker.address([*(("_lastUpdated", bound) for bound in found.window.bounds), ("_count", str(size))])
     keys: set[str] = set()
     visited: set[str] = set()
-    end = ""
+    end, empty = "", 0
     while len(keys) < wanted and len(visited) < _DEPTH_PAGES and not end:
         reply = await found.asker.get(url, where=f"page {len(visited) + 1} of the day")
         if reply.content is None:
@@ -280,8 +283,9 @@ async def _walk_deep(found: Found, wanted: int) -> _Depth:
             break
         visited.add(url)
         keys |= {entry.key for entry in reply.content.entries}
-        if reply.content.next_url is None or not reply.content.entries:
-            end = "no `next`" if reply.content.entries else "an empty page"
+        empty = 0 if reply.content.entries else empty + 1
+        if reply.content.next_url is None or empty > MAX_EMPTY:
+            end = "empty pages" if empty > 1 else "an empty page" if empty else "no `next`"
         else:
             try:
                 url = found.asker.transport.follow(url, reply.content.next_url, "the day")

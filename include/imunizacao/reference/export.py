@@ -64,7 +64,7 @@ def export_references(
     """Put the reference tables of a run into the work bucket, or find them there, and tell where they are.
 
     With a connection the tables are the stored snapshots: of the CNES the one that `cnes` names (`newest`, a competência, or
-    `of-the-day`: the one in force on `day`), of the IBGE and of each PNI table the one imported last (`of-the-day`: in force
+    `of-the-day`: the one in force on `day`), of the IBGE and of each PNI table the newest one (`of-the-day`: in force
     on `day`), and the project's own where none is. Without a connection the CNES is read from `source`, by default a file in `include/reference/cnes`. Keys
     name the content and objects are only ever created: an export that is there is used as it is, and two runs at once agree. A
     competência that is not to be had is a `ConfigurationError`; tables that are not whole are a `ContractViolation`.

@@ -102,7 +102,7 @@ class IbgeTables:
 
 
 def ibge_in_use(connection: Connection | None, folder: Path, *, day: date | None = None) -> IbgeTables:
-    """The snapshot that was imported last (with `day`: the one in force on it), written into `folder`, or the project's own tables where none is stored."""
+    """The newest snapshot (with `day`: the one in force on it), written into `folder`, or the project's own tables where none is stored."""
     stored = newest_table(connection, "ibge", day=day) if connection is not None else None
     if connection is None or stored is None:
         municipios, ufs = ibge_files()

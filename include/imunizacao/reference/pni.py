@@ -107,7 +107,7 @@ class PniTables:
 
 
 def pni_in_use(connection: Connection | None, folder: Path, *, day: date | None = None) -> PniTables:
-    """Of each table the snapshot that was imported last (with `day`: the one in force on it), written into `folder`, or the project's own where none is stored."""
+    """Of each table the newest snapshot (with `day`: the one in force on it), written into `folder`, or the project's own where none is stored."""
     files = {pni_name(path): path for path in pni_files()}
     stored = {name: found for name in files if (found := _newest(connection, name, day)) is not None}
     if connection is None or not stored:

@@ -1,6 +1,7 @@
 -- Document level of the documents that are not in the canonical shape, found by resource type and not by position.
 -- A line without a resource that tells of a DELETE is no document: it says that one was deleted (Bulk Data `deleted`).
--- Each resource is parsed once, whatever its type: of several of a type the one whose text sorts first is taken.
+-- Each resource is parsed once, whatever its type: of several of a type the one whose text sorts first is taken. A document is of
+-- the type RIA when any coding of its type says so.
 -- reads:  $raw_document (Parquet files of 20_raw_document)
 -- writes: raw_any_shape_document
 -- grain:  landed line that is JSON and not `in_forma`
@@ -40,7 +41,7 @@ typed as (
             '$.address[0].postalCode',
             '$.address[0].country',
             '$.extension',
-            '$.type.coding[0].code'
+            '$.type.coding'
         ]) as v
     from entry
 ),
@@ -64,7 +65,10 @@ select
     coalesce(document.qt_doses, 0) as qt_doses,
     document.composition[2] as id_composition,
     document.composition[3] as tx_perfil_composition,
-    document.composition[16] as tp_documento,
+    case
+        when list_has_any(list_transform(codificacoes(document.composition[16]), lambda c: upper(trim(c.code))), ['RIA']) then 'RIA'
+        else list_filter(codificacoes(document.composition[16]), lambda c: c.code is not null)[1].code
+    end as tp_documento,
     document.composition[4] as st_composition,
     document.composition[5] as tx_paciente,
     document.composition[6] as tx_date,

@@ -112,6 +112,17 @@ ranked as (
     )
 ),
 
+-- Codes of BRTipoDocumento are a few letters.
+other_type as (
+    select
+        case when regexp_full_match(tp_documento, '[A-Za-z]{1,8}') then tp_documento else '(ilegível)' end as no_tipo,
+        count(*) as qt,
+        row_number() over (order by count(*) desc, no_tipo) as nu_ordem
+    from int_fate
+    where tp_destino = 'other'
+    group by no_tipo
+),
+
 counted as (
     select 'geração ' || coalesce(ds_geracao, 'desconhecida') as ds_contagem, qt
     from generation
@@ -123,15 +134,8 @@ counted as (
 
     union all
 
-    select
-        'documento de outro tipo '
-        || case
-            when regexp_full_match(tp_documento, '[A-Za-z][A-Za-z0-9_-]{0,15}') then tp_documento else '(ilegível)'
-        end as ds_contagem,
-        count(*) as qt
-    from int_fate
-    where tp_destino = 'other'
-    group by ds_contagem
+    select 'documento de outro tipo ' || case when nu_ordem <= 50 then no_tipo else '(outros)' end as ds_contagem, qt
+    from other_type
 )
 
 select ds_contagem, cast(sum(qt) as bigint) as qt
