@@ -122,8 +122,7 @@ def publish_day(
     require_closed_account(inputs)
     require_open_gate(inputs)
     probe_store(public)
-    latest = begin_publication(work, context, inputs.split.content_id) + CLOCKS_APART
-    require_past(inputs, latest)
+    require_past(inputs, begin_publication(work, context, inputs.split.content_id) + CLOCKS_APART)
     cuts = read_object(work, inputs.split.cuts, CutList)
     require_residents(inputs, cuts)
     head = _head_or_none(public, str(context.day))
@@ -155,8 +154,8 @@ def publish_day(
             inputs=inputs,
             root=root,
             diffs=diffs,
+            work=work,
             public=public,
-            latest=latest,
             now=now,
             reason=reason,
             left_out=left_out,
@@ -260,8 +259,8 @@ def publish_elsewhere(
         inputs=inputs,
         root=root,
         diffs=None,
+        work=work,
         public=store,
-        latest=store_clock(work) + CLOCKS_APART,
         now=now,
         reason=reason,
         signature=signature,
@@ -727,8 +726,8 @@ def _commit(
     inputs: PublishInputs,
     root: Stored,
     diffs: DiffMaker | None,
+    work: ObjectStore,
     public: ObjectStore,
-    latest: datetime,
     now: Callable[[], datetime],
     reason: str,
     signature: Signature | None,
@@ -775,7 +774,8 @@ def _commit(
                     f"{context.day} was withdrawn by a person in revision {last.revision}: a run does not publish it again by itself. "
                     "Publish it with the reason `restore` when that is meant."
                 )
-            if reason != RESTORE and _is_older(inputs, head, latest):
+            # The clock is read after the head: another run may have extracted and published since this one began.
+            if reason != RESTORE and _is_older(inputs, head, store_clock(work) + CLOCKS_APART):
                 return None, _Commit(
                     outcome="superseded", revision=head.revision, state=head.state, reason=last.reason, diff={}
                 )
