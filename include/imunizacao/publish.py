@@ -122,8 +122,7 @@ def publish_day(
     require_closed_account(inputs)
     require_open_gate(inputs)
     probe_store(public)
-    latest = begin_publication(work, context, inputs.split.content_id) + CLOCKS_APART
-    require_past(inputs, latest)
+    require_past(inputs, begin_publication(work, context, inputs.split.content_id) + CLOCKS_APART)
     cuts = read_object(work, inputs.split.cuts, CutList)
     require_residents(inputs, cuts)
     head = _head_or_none(public, str(context.day))
@@ -155,8 +154,8 @@ def publish_day(
             inputs=inputs,
             root=root,
             diffs=diffs,
+            work=work,
             public=public,
-            latest=latest,
             now=now,
             reason=reason,
             left_out=left_out,
@@ -260,8 +259,8 @@ def publish_elsewhere(
         inputs=inputs,
         root=root,
         diffs=None,
+        work=work,
         public=store,
-        latest=store_clock(work) + CLOCKS_APART,
         now=now,
         reason=reason,
         signature=signature,
@@ -420,7 +419,7 @@ def _write_content(
         root = Stored(path=prefix + "day.json", sha256=sha256_of(stored.body), bytes=len(stored.body))
         known = own == stored.body or _receipt_names(root, head, work=work, stage=stage)
         if signer is not None and not known:
-            _require_own_signature(context, root, inputs=inputs, public=public, signer=signer)
+            _require_own_signature(context, root, inputs=inputs, head=head, public=public, signer=signer)
             known = True
         content = Content(root=root, vouched_sha256=root.sha256 if known else "")
         whole = [file for file in wanted if there.get(prefix + file.path) == file.bytes]
@@ -504,7 +503,13 @@ def _receipt_names(root: Stored, head: Head | None, *, work: ObjectStore, stage:
 
 
 def _require_own_signature(
-    context: RunContext, root: Stored, *, inputs: PublishInputs, public: ObjectStore, signer: Signer
+    context: RunContext,
+    root: Stored,
+    *,
+    inputs: PublishInputs,
+    head: Head | None,
+    public: ObjectStore,
+    signer: Signer,
 ) -> None:
     """The last that can vouch for a root: whoever can write to the bucket could have put another one there."""
     if is_signed(
@@ -516,6 +521,13 @@ def _require_own_signature(
         rows=inputs.split.rows,
     ):
         return
+    if all(entry.path != root.path for entry in (head.history if head is not None else [])):
+        raise ContractViolation(
+            f"{public.bucket}/{root.path} is not what this run would write, and neither a receipt nor a signature by key {signer.key_id} "
+            "says whose it is: a run left it before its head moved, or it was planted. Nobody was told of it: no history names it. Nothing "
+            "was signed or published. When no other run of the day is at work, delete it with the manifests that it names, then run the "
+            "task again, which writes them anew; see docs/runbook/damaged-manifest.md."
+        )
     raise ContractViolation(
         f"{public.bucket}/{root.path} is not what this run would write, and neither a receipt nor a signature by key {signer.key_id} says "
         "that it was published like this: it may have been planted. Nothing was signed or published. Compare it with a backup; if it is "
@@ -727,8 +739,8 @@ def _commit(
     inputs: PublishInputs,
     root: Stored,
     diffs: DiffMaker | None,
+    work: ObjectStore,
     public: ObjectStore,
-    latest: datetime,
     now: Callable[[], datetime],
     reason: str,
     signature: Signature | None,
@@ -775,7 +787,8 @@ def _commit(
                     f"{context.day} was withdrawn by a person in revision {last.revision}: a run does not publish it again by itself. "
                     "Publish it with the reason `restore` when that is meant."
                 )
-            if reason != RESTORE and _is_older(inputs, head, latest):
+            # The clock is read after the head: another run may have extracted and published since this one began.
+            if reason != RESTORE and _is_older(inputs, head, store_clock(work) + CLOCKS_APART):
                 return None, _Commit(
                     outcome="superseded", revision=head.revision, state=head.state, reason=last.reason, diff={}
                 )

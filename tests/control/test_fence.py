@@ -67,6 +67,29 @@ def test_an_instant_of_the_future_in_a_head_keeps_no_run_out(day: MemoryDay) -> 
     assert day.publish(*day.inputs(C)).outcome == "superseded"
 
 
+@pytest.mark.parametrize("writes", ["/day.json", "/head.json"])
+def test_time_that_passes_inside_a_publication_makes_no_newer_extract_one_of_the_future(
+    day: MemoryDay, writes: str
+) -> None:
+    """While one run publishes for half an hour, another extracts and publishes: before the first asks for the head, or between its
+    look and its write."""
+    day.revise(A)
+    slow = _stamped(day.inputs(B), day.clock.now - timedelta(minutes=1))
+    newer = _stamped(day.inputs(C), day.clock.now + timedelta(minutes=20))
+    ended: list[PublishReceipt] = []
+
+    def meanwhile(verb: str, key: str) -> None:
+        if verb == "put" and key.startswith("public:v1/days/") and key.endswith(writes):
+            day.watch(lambda verb, key: None)
+            day.clock.forward(hours=0.5)
+            ended.append(day.publish(*newer))
+
+    day.watch(meanwhile)
+    late = day.publish(*slow)
+    assert [run.outcome for run in (*ended, late)] == ["published", "superseded"]
+    assert day.head()["current"]["contentId"] == newer[1].split.content_id
+
+
 def test_a_person_who_restores_passes_the_fence_and_no_other_reason_does(day: MemoryDay) -> None:
     old = day.inputs(B)
     day.revise(A)

@@ -89,6 +89,34 @@ def test_a_root_that_somebody_planted_is_neither_signed_nor_published(day: Memor
     assert day.own_public.listing() == before
 
 
+def test_a_root_of_a_run_that_was_cut_off_before_its_head_moved_can_be_deleted(day: MemoryDay) -> None:
+    """The first publication of a day: no history, no receipt and no signature vouches for what it left."""
+
+    class Killed(BaseException):
+        pass
+
+    def kill(verb: str, key: str) -> None:
+        if verb == "put" and key == f"public:{HEAD}":
+            raise Killed
+
+    day.watch(kill)
+    with pytest.raises(Killed):
+        day.publish(*day.inputs(ROWS))
+    day.watch(lambda verb, key: None)
+    day.signer = new_key()[1]
+    next_run = _by_other_rules(day.inputs(ROWS))
+    with pytest.raises(
+        ContractViolation, match=r"no history names it.*delete it with the manifests .*damaged-manifest\.md"
+    ):
+        day.publish(*next_run)
+    names = {key.rpartition("/c-")[2].partition("/")[2]: key for key in day.own_public.objects if "/c-" in key}
+    for name, key in names.items():
+        if name in {"day.json", "outcome.json"} or (name.startswith("uf=") and name.endswith(".json")):
+            day.public.delete(key)
+    assert day.publish(*next_run).signed_by == day.signer.key_id
+    assert day.head()["revision"] == 1
+
+
 def test_a_manifest_that_somebody_planted_in_a_folder_without_root_is_not_signed(day: MemoryDay) -> None:
     day.signer = new_key()[1]
     day.revise(ROWS)

@@ -15,7 +15,7 @@ from imunizacao.decision import check_reason
 from imunizacao.derived import follow_head
 from imunizacao.errors import ConfigurationError, ContractViolation, PipelineError
 from imunizacao.events import log_event
-from imunizacao.heads import Commit, last_good, with_day, with_ufs, without_day, without_ufs
+from imunizacao.heads import Commit, followed, last_good, with_day, with_ufs, without_day, without_ufs
 from imunizacao.manifests import Current, Day, Head, decode, encode, head_key
 from imunizacao.models import RunContext
 from imunizacao.pipeline import Services
@@ -153,7 +153,7 @@ class _Nominal:
 
     def look(self) -> list[str]:
         """What would happen there."""
-        changer = self._changer()
+        changer = self._changer(self._public.planned)
         return [] if changer is None else self._told(changer.look)
 
     def withdraw(self) -> list[str]:
@@ -169,11 +169,13 @@ class _Nominal:
         changer = self._changer()
         return [] if changer is None else self._told(changer.commit)
 
-    def _changer(self) -> _Changer | None:
+    def _changer(self, leader: Callable[[], Head] | None = None) -> _Changer | None:
         if self._store is None:
             return None
         self._store.require_bucket()
-        return self._public.elsewhere(self._store) if self._public.is_published_in(self._store) else None
+        if not self._public.is_published_in(self._store):
+            return None
+        return self._public.elsewhere(self._store, leader=leader or self._public.head)
 
     def _told(self, ask: Callable[[], Change]) -> list[str]:
         try:
@@ -197,9 +199,9 @@ class _Changer:
         asked: list[str],
         reason: str,
         at: str,
-        counted: ObjectStore | None = None,
+        leader: Callable[[], Head] | None = None,
     ) -> None:
-        self._context, self._reason, self._at, self._counted = context, reason, at, counted
+        self._context, self._reason, self._at, self._leader = context, reason, at, leader
         self._day, self._public, self._action, self._asked = str(context.day), public, action, asked
         self._key = head_key(self._day)
         mark = "\0".join((context.run_id, action, *asked))
@@ -214,9 +216,18 @@ class _Changer:
         """Whether the day has a head there."""
         return store.info(self._key) is not None
 
-    def elsewhere(self, store: ObjectStore) -> _Changer:
+    def head(self) -> Head:
+        """The head as it is."""
+        return decode(Head, self._public.get(self._key).body, self._key)
+
+    def planned(self) -> Head:
+        """The head as the change would leave it."""
+        head, new, _, _ = self._next(self._public.get(self._key).body)
+        return new or head
+
+    def elsewhere(self, store: ObjectStore, *, leader: Callable[[], Head]) -> _Changer:
         """The same change in a bucket that `reconcile` does not count: it goes back only to a content of a run that made what the
-        public bucket has."""
+        head `leader` of the public bucket has, and only without what is withdrawn there."""
         return _Changer(
             self._context,
             store,
@@ -224,7 +235,7 @@ class _Changer:
             asked=self._asked,
             reason=self._reason,
             at=self._at,
-            counted=self._public,
+            leader=leader,
         )
 
     def look(self) -> Change:
@@ -278,8 +289,16 @@ class _Changer:
         head = decode(Head, body, self._key)
         if self._action == "withdraw":
             return self._withdraw(head)
+        if self._leader is None:
+            return self._restore(head)
+        leader = self._leader()
+        _, new, ufs, notes = self._restore(head, leader)
+        led = followed(new or head, leader, self._commit)
+        return head, led if led != head else None, ufs, notes
+
+    def _restore(self, head: Head, leader: Head | None = None) -> tuple[Head, Head | None, list[str], list[str]]:
         if not self._asked:
-            return self._restore_day(head)
+            return self._restore_day(head, leader)
         if head.current is None:
             raise ConfigurationError(
                 f"The whole of {self._day} is withdrawn since revision {head.revision}: restore the day first, then its UFs. "
@@ -328,12 +347,12 @@ class _Changer:
         self._require_sound(current.path, current.sha256, only=frozenset(back))
         return head, with_ufs(head, current, back, self._commit), back, notes
 
-    def _restore_day(self, head: Head) -> tuple[Head, Head | None, list[str], list[str]]:
+    def _restore_day(self, head: Head, leader: Head | None) -> tuple[Head, Head | None, list[str], list[str]]:
         if head.current is not None:
             left = sorted(head.withdrawn_ufs)
             also = f" UF {', '.join(left)} is: name it with --uf." if left else ""
             return head, None, [], [f"The day is not withdrawn.{also}"]
-        good = last_good(head, runs=self._runs())
+        good = last_good(head, runs=None if leader is None else _runs(leader))
         if good is None:
             raise self._purged(f"{self._day} has no revision left to go back to: purged, or never counted well")
         root = self._require_sound(good.path, good.sha256, without=head.purged_ufs)
@@ -341,15 +360,6 @@ class _Changer:
         if head.withdrawn_ufs:
             notes.append(f"UF {', '.join(sorted(head.withdrawn_ufs))} stays withdrawn")
         return head, with_day(head, good, self._commit, rows=root.rows), [], notes
-
-    def _runs(self) -> Collection[str] | None:
-        """Runs that made the content which the public bucket has, or would have again; None in the public bucket itself."""
-        if self._counted is None:
-            return None
-        head = decode(Head, self._counted.get(self._key).body, self._key)
-        good = last_good(head)
-        content = head.current.content_id if head.current is not None else good.content_id if good is not None else ""
-        return {entry.run_id for entry in head.history if entry.content_id == content}
 
     def _codes(self, head: Head, current: Current) -> list[str]:
         """UFs as codes, told from the content that readers have."""
@@ -420,6 +430,13 @@ class _Changer:
     def _readable(self, head: Head, current: Current) -> int:
         ufs = self._root(current.path, current.sha256).files.ufs
         return sum(uf.rows for uf in ufs if uf.uf not in head.withdrawn_ufs)
+
+
+def _runs(head: Head) -> Collection[str]:
+    """Runs that made the content which the public bucket has, or would have again."""
+    good = last_good(head)
+    content = head.current.content_id if head.current is not None else good.content_id if good is not None else ""
+    return {entry.run_id for entry in head.history if entry.content_id == content}
 
 
 def _now(services: Services) -> str:
