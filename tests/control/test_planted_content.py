@@ -208,3 +208,15 @@ def test_after_a_count_that_did_not_add_up_every_file_is_read_before_it_is_publi
     day.watch(lambda verb, found: reads.append(found) if verb == "get" and found.endswith(".csv") else None)
     day.publish(*day.inputs(ROWS))
     assert not [found for found in reads if "/uf=" in found], "a content that was counted well is not read again"
+
+
+def test_a_damaged_file_that_readers_see_does_not_keep_a_run_from_its_index(day: MemoryDay) -> None:
+    """A run that was killed between head and index is tried again, and `reconcile` comes after it: a refusal would leave the damage."""
+    day.revise(ROWS)
+    key = f"{_folder(day)}/uf=35/imunizacao-total-sp_{DAY}.csv"
+    damaged = day.get(key)[:-40]
+    day.public.put(key, damaged)
+    day.public.delete("v1/catalog.json")
+    assert day.publish(*day.inputs(ROWS)).outcome == "unchanged"
+    assert day.get(key) == damaged
+    assert [month["month"] for month in json.loads(day.get("v1/catalog.json"))["months"]] == [DAY[:7]]
