@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -14,8 +15,9 @@ import pyarrow.parquet
 import pytest
 
 from imunizacao import pipeline
+from imunizacao.claims import CLOCKS_APART, store_clock
 from imunizacao.errors import ConfigurationError, ContractViolation
-from imunizacao.models import ReferenceVersions, RunContext
+from imunizacao.models import FlattenReceipt, ReferenceVersions, RunContext, ValidateReceipt
 from imunizacao.pipeline import Services
 from imunizacao.quarantine import (
     QuarantinePointer,
@@ -23,6 +25,7 @@ from imunizacao.quarantine import (
     QuarantineRow,
     dataset,
     pointer_key,
+    publish_quarantine,
     published_key,
     read_pointer,
     read_published,
@@ -177,6 +180,23 @@ def test_a_replay_begins_with_what_readers_lack_whatever_was_judged_since(
     assert listed.run_id == "held", "the quarantine of a held day can be listed all the same"
 
 
+def _receipt(bench: Bench, flatten: FlattenReceipt, validate: ValidateReceipt) -> QuarantineReceipt:
+    """Of the quarantine that the run has written."""
+    assert flatten.landing is not None
+    return QuarantineReceipt(
+        stage="quarantine",
+        day=str(DAY),
+        run_id=bench.context.run_id,
+        code_version="test",
+        fingerprint=dataset._mark(flatten.landing, flatten=flatten, validate=validate),
+        seconds=0.0,
+        dataset=bench.pointer.dataset,
+        documents=1,
+        rejected=0,
+        parts_read=1,
+    )
+
+
 @pytest.mark.parametrize("outcome", ["published", "unchanged", "superseded"])
 def test_the_quarantine_of_what_readers_see_moves_after_the_head(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, outcome: str
@@ -184,18 +204,7 @@ def test_the_quarantine_of_what_readers_see_moves_after_the_head(
     services, inputs = bench.services, make_inputs(bench.context, [], bench.services.work)
     landing = file_ref(services.work, "landing", Path(__file__))
     inputs = replace(inputs, flatten=replace(inputs.flatten, landing=landing))
-    receipt = QuarantineReceipt(
-        stage="quarantine",
-        day=str(DAY),
-        run_id=bench.context.run_id,
-        code_version="test",
-        fingerprint=dataset._mark(landing, flatten=inputs.flatten, validate=inputs.validate),
-        seconds=0.0,
-        dataset=bench.pointer.dataset,
-        documents=1,
-        rejected=0,
-        parts_read=1,
-    )
+    receipt = _receipt(bench, inputs.flatten, inputs.validate)
 
     def publish_day(*_: Any, **__: Any) -> Any:
         assert services.work.get_or_none(published_key(str(DAY))) is None, "the head first"
@@ -216,6 +225,20 @@ def test_the_quarantine_of_what_readers_see_moves_after_the_head(
         named = read_published(services.work, str(DAY))
         assert named is not None
         assert (named.run_id, named.dataset) == ("replay", bench.pointer.dataset)
+
+
+@pytest.mark.parametrize(("ahead", "wins"), [(timedelta(0), True), (timedelta(seconds=1), False)])
+def test_a_pointer_of_the_future_is_replaced(bench: Bench, ahead: timedelta, wins: bool) -> None:
+    """One of a newer landing stays, unless that is of a worker whose clock was ahead."""
+    work, inputs = bench.services.work, make_inputs(bench.context, [], bench.services.work)
+    flatten = replace(inputs.flatten, landing=file_ref(work, "landing", Path(__file__)))
+    stamp = (store_clock(work) + CLOCKS_APART + ahead).isoformat()
+    work.put(published_key(str(DAY)), msgspec.json.encode(replace(bench.pointer, extracted_at=stamp)))
+    put_receipt(work, bench.context.prefix("quarantine"), _receipt(bench, flatten, inputs.validate))
+    publish_quarantine(bench.context, flatten=flatten, validate=inputs.validate, work=work)
+    named = read_published(work, str(DAY))
+    assert named is not None
+    assert (named.run_id == "first") == wins
 
 
 def test_a_day_whose_landing_is_gone_is_told_by_the_look_and_never_begun(

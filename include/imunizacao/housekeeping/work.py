@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import Final
 
 from imunizacao import docs_index
-from imunizacao.claims import CLAIMS
+from imunizacao.claims import CLAIMS, CLOCKS_APART
 from imunizacao.errors import ContractViolation
 from imunizacao.housekeeping.place import Place
 from imunizacao.housekeeping.report import Kind, Removal, size_of
@@ -112,10 +112,10 @@ def _runs(place: Place, day: str, infos: Sequence[ObjectInfo]) -> Iterator[Remov
     if not all(place.is_orphaned([info]) for info in objects):
         return
     runs = _sorted(place, objects)
-    landed = [(run.receipt, name) for name, run in runs.items() if run.receipt is not None]
-    newest = max(landed, key=lambda item: (datetime.fromisoformat(item[0].extracted_at), item[1]), default=(None, ""))[
-        1
-    ]
+    stamps = [(datetime.fromisoformat(run.receipt.extracted_at), name) for name, run in runs.items() if run.receipt]
+    # One of the future is made into a day by nobody.
+    landed = (stamp for stamp in stamps if stamp[0] <= place.now + CLOCKS_APART)
+    _, newest = max(landed, default=(place.now, ""))
     expired = {name for name, run in runs.items() if place.is_old(run.objects, place.settings.runs_days)}
     kept_landing = newest if newest and not _landing_is_due(place, runs[newest]) else ""
     keep: set[str] = set()
