@@ -439,7 +439,11 @@ def publish(
         )
         if receipt.outcome in {"published", "unchanged"}:
             quarantine_stage.publish_quarantine(
-                context, flatten=inputs.flatten, validate=inputs.validate, work=services.work
+                context,
+                flatten=inputs.flatten,
+                validate=inputs.validate,
+                content_id=inputs.split.content_id,
+                work=services.work,
             )
         record.counts = {
             "doses": receipt.doses.doses,

@@ -28,7 +28,7 @@ _FORMS: Final = {
         r"(extract|flatten|validate|quarantine|acknowledge|split|publish|nominal|reconcile|outcomes)/[A-Za-z0-9._=/-]+"
     ),
     "quarantine": re.compile(
-        rf"v1/quarantine/day={_DATE}/(current\.json|published\.json|replay\.json|q-[0-9a-f]{{24}}\.parquet)"
+        rf"v1/quarantine/day={_DATE}/(current\.json|published(-[0-9a-f]{{64}})?\.json|replay\.json|q-[0-9a-f]{{24}}\.parquet)"
     ),
     "acks": re.compile(rf"v1/acks/day={_DATE}/(index\.json|(cnes-[0-9]{{7}}|sem-cnes)-[0-9a-f]{{12}}\.csv)"),
     "docs": re.compile(rf"v1/docs/day={_DATE}/[A-Za-z0-9._=/-]+"),
@@ -187,8 +187,11 @@ def _quarantine(place: Place, day: str, infos: Sequence[ObjectInfo]) -> Iterator
     begun = any(info.key == prefix + "replay.json" for info in infos)
     if begun and newest_landing_or_none(ReferenceDay.parse(day), place.work) is not None:
         raise ContractViolation("a replay of it was cut off: replay the day first (docs/runbook/quarantine.md)")
-    pointers = {pointer_key(day), published_key(day)}
-    found = [pointer for pointer in (read_pointer(place.work, day), read_published(place.work, day)) if pointer]
+    head = place.head(day, again=True)
+    pointers = {pointer_key(day)}
+    if head is not None and head.current is not None:
+        pointers.add(published_key(day, head.current.content_id))
+    found = [pointer for pointer in (read_pointer(place.work, day), read_published(place.work, day, head)) if pointer]
     if found and place.is_old(infos, place.settings.quarantine_days):
         yield _removal("quarantine", f"work:{prefix}", infos, first=pointers)
         return
