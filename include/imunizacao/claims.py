@@ -47,6 +47,20 @@ def store_clock(work: ObjectStore) -> datetime:
     return _written(work, _CLOCK)
 
 
+def latest_stamp(work: ObjectStore) -> datetime:
+    """The latest instant that an extract may be stamped with. A later one is of a clock that was ahead: it keeps no other out."""
+    return store_clock(work) + CLOCKS_APART
+
+
+def keeps_out(stored: str, stamped: str, latest: datetime) -> bool:
+    """Whether a pointer made of the extract of `stored` stays as it is for one of `stamped`; `latest` as `latest_stamp`.
+
+    No instant at all is older than any.
+    """
+    was, new = (datetime.fromisoformat(text or "0001-01-01T00:00:00+00:00") for text in (stored, stamped))
+    return new < was <= latest
+
+
 def require_clock(work: ObjectStore, now: datetime) -> None:
     """Refuse a worker whose clock is ahead of the store's: what it stamps would shut out all later runs of a day."""
     ahead = now - store_clock(work)

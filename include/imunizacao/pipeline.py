@@ -25,6 +25,7 @@ from imunizacao import quarantine as quarantine_stage
 from imunizacao import reconcile as reconcile_stage
 from imunizacao import split as split_stage
 from imunizacao import validate as validate_stage
+from imunizacao.claims import latest_stamp
 from imunizacao.controle import BucketOutcomeLog, OutcomeLog, PostgresOutcomeLog, migrate, record_quarantine
 from imunizacao.decision import Decision, check_reason
 from imunizacao.errors import ConfigurationError, ContractViolation, DayHeld, StorageUnavailable
@@ -438,7 +439,11 @@ def publish(
         )
         if receipt.outcome in {"published", "unchanged"}:
             quarantine_stage.publish_quarantine(
-                context, flatten=inputs.flatten, validate=inputs.validate, work=services.work
+                context,
+                flatten=inputs.flatten,
+                validate=inputs.validate,
+                content_id=inputs.split.content_id,
+                work=services.work,
             )
         record.counts = {
             "doses": receipt.doses.doses,
@@ -603,11 +608,14 @@ def _make_day(
 
 
 def newest_landing_or_none(day: ReferenceDay, work: ObjectStore) -> ExtractReceipt | None:
-    """What was last landed whole for a day, by any run."""
+    """What was last landed whole for a day, by any run; not what a worker stamped with the future, which nobody publishes."""
+    latest = latest_stamp(work)
     found: list[ExtractReceipt] = []
     for info in work.list(f"v1/day={day}/run="):
         if info.key.endswith("/extract/receipt.json"):
-            found.append(ExtractReceipt.from_json(work.get(info.key).body))
+            receipt = ExtractReceipt.from_json(work.get(info.key).body)
+            if datetime.fromisoformat(receipt.extracted_at) <= latest:
+                found.append(receipt)
     return max(found, key=lambda receipt: (datetime.fromisoformat(receipt.extracted_at), receipt.run_id), default=None)
 
 
@@ -616,8 +624,9 @@ def newest_landing(day: ReferenceDay, work: ObjectStore) -> ExtractReceipt:
     found = newest_landing_or_none(day, work)
     if found is None:
         raise ConfigurationError(
-            f"The work bucket {work.bucket} has no landing of {day}: it was never extracted, or its retention has passed. Nothing "
-            f"was changed. Run the day itself, which asks the mirror: python -m imunizacao run-day {day}, or imunizacao_daily."
+            f"The work bucket {work.bucket} has no landing of {day}: it was never extracted, its retention has passed, or the clock "
+            "of its worker was ahead. Nothing was changed. Run the day itself, which asks the mirror: python -m imunizacao run-day "
+            f"{day}, or imunizacao_daily."
         )
     return found
 

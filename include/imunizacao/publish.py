@@ -27,6 +27,7 @@ from imunizacao.claims import CLOCKS_APART, begin_publication, store_clock
 from imunizacao.contract import Contract, csv_dialect, load_contract, require_may_leave, table_schema
 from imunizacao.dcat import update_dcat
 from imunizacao.decision import check_reason
+from imunizacao.derived import follow_head
 from imunizacao.describe import (
     describe_day,
     describe_decision,
@@ -133,19 +134,25 @@ def publish_day(
         require_room(folder, inputs.split.body.bytes + plain, what=f"publish of {context.day}")
         body = _Body(folder, inputs=inputs, cuts=cuts, work=work)
         contract = load_contract("dose")
-        content = _write_content(
-            context,
-            inputs=inputs,
-            cuts=cuts,
-            body=body,
-            contract=contract,
-            work=work,
-            public=public,
-            head=head,
-            signer=signer,
-            left_out=left_out,
-            progress=progress,
-        )
+        try:
+            content = _write_content(
+                context,
+                inputs=inputs,
+                cuts=cuts,
+                body=body,
+                contract=contract,
+                work=work,
+                public=public,
+                head=head,
+                signer=signer,
+                left_out=left_out,
+                progress=progress,
+            )
+        except ContractViolation:
+            # The run before may have been killed between head and index, and nobody else comes to it.
+            if head is not None:
+                follow_head(public, str(context.day))
+            raise
         root = content.root
         signature = _sign(context, inputs=inputs, root=root, public=public, signer=signer, now=now)
         diffs = _diff_maker(context, cuts=cuts, body=body, public=public)

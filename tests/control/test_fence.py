@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
-from imunizacao.claims import CLOCKS_APART
+from imunizacao import pipeline
+from imunizacao.claims import CLOCKS_APART, keeps_out, latest_stamp
 from imunizacao.errors import ConfigurationError, ContractViolation
 from imunizacao.extract import extract_day
 from imunizacao.manifests import head_key
-from imunizacao.models import PublishInputs, PublishReceipt, RunContext
+from imunizacao.models import LandingManifest, ObjectRef, PublishInputs, PublishReceipt, RunContext, to_json
+from imunizacao.reference_day import ReferenceDay
 from imunizacao.settings import mirror_settings
+from imunizacao.storage import put_receipt, sha256_of
 from tests.support.control import MemoryDay
 from tests.support.small_day import dose
 
@@ -88,6 +91,44 @@ def test_time_that_passes_inside_a_publication_makes_no_newer_extract_one_of_the
     late = day.publish(*slow)
     assert [run.outcome for run in (*ended, late)] == ["published", "superseded"]
     assert day.head()["current"]["contentId"] == newer[1].split.content_id
+
+
+def test_a_landing_of_the_future_is_made_into_a_day_by_nobody(day: MemoryDay) -> None:
+    """A version that did not look has landed it; then the clock was repaired and the day run again."""
+    at = day.clock.now + CLOCKS_APART
+    landed = {}
+    for run in (_stamped(day.inputs(A), at), _stamped(day.inputs(B), at + timedelta(seconds=1))):
+        landed[run[0].run_id] = run[1].extract
+        put_receipt(day.work, run[0].prefix("extract"), run[1].extract)
+    whole = ReferenceDay.parse(DAY)
+    assert pipeline.newest_landing(whole, day.work) == landed["run-1"]
+    day.clock.forward(hours=1)
+    assert pipeline.newest_landing(whole, day.work) == landed["run-2"], "that instant has come"
+
+
+def test_housekeeping_keeps_the_newest_landing_that_is_not_of_the_future(day: MemoryDay) -> None:
+    runs = day.inputs(A), _stamped(day.inputs(B), day.clock.now + timedelta(days=900))
+    for context, inputs in runs:
+        manifest = context.prefix("extract") + "manifest.json"
+        body = to_json(LandingManifest(day=DAY, slices=[])).encode()
+        day.work.put(manifest, body)
+        ref = ObjectRef(key=manifest, sha256=sha256_of(body), bytes=len(body))
+        put_receipt(day.work, context.prefix("extract"), replace(inputs.extract, manifest=ref))
+    day.clock.forward(days=32)
+    day.tidy()
+    left = {key for key in day.own_work.listing() if key.endswith("/extract/receipt.json")}
+    assert left == {f"{runs[0][0].prefix('extract')}receipt.json"}
+
+
+def test_a_pointer_of_the_future_keeps_nobody_out(day: MemoryDay) -> None:
+    """Quarantine and acknowledgements of the newest landing, whatever a version that did not look has pointed at."""
+    latest = latest_stamp(day.work)
+    now, future = latest.isoformat(), (latest + timedelta(seconds=1)).isoformat()
+    before = (latest - timedelta(hours=1)).astimezone(timezone(timedelta(hours=-3))).isoformat()
+    assert not keeps_out(future, now, latest)
+    assert keeps_out(now, before, latest)
+    assert not keeps_out(before, now, latest)
+    assert not keeps_out(now, now, latest)
 
 
 def test_a_person_who_restores_passes_the_fence_and_no_other_reason_does(day: MemoryDay) -> None:

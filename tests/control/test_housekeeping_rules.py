@@ -385,7 +385,9 @@ def test_quarantine_and_acknowledgements_that_no_pointer_names_go_and_those_name
     old, new, seen = (f"v1/quarantine/day={DAY}/q-{mark * 24}.parquet" for mark in "012")
     for key in (old, new, seen):
         day.work.put(key, b"x")
-    _put_pointer(day, seen, name="published")
+    day.revise(A)
+    _put_pointer(day, seen, name=f"published-{day.head()['current']['contentId']}")
+    _put_pointer(day, old, name=f"published-{'f' * 64}")
     _put_pointer(day, new)
     acks = f"v1/acks/day={DAY}/"
     names = ["cnes-0000001-000000000000.csv", "sem-cnes-000000000000.csv"]
@@ -402,8 +404,8 @@ def test_quarantine_and_acknowledgements_that_no_pointer_names_go_and_those_name
     day.work.put(acks + "index.json", json.dumps(index).encode())
     day.clock.forward(days=8)
     report = day.tidy()
-    assert {kind: tally.objects for kind, tally in report.tallies.items()} == {"quarantine": 1, "acks": 1}
-    assert keys(day, old) == []
+    assert {kind: tally.objects for kind, tally in report.tallies.items()} == {"quarantine": 2, "acks": 1}
+    assert keys(day, old) == keys(day, "f" * 64) == []
     assert len(keys(day, "quarantine/")) == 4
     assert len(keys(day, "acks/")) == 3
 

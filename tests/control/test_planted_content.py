@@ -183,9 +183,25 @@ def test_a_file_that_was_damaged_is_not_published_again(day: MemoryDay, name: st
 @pytest.mark.parametrize("gone", ["outcome.json", "uf=53/datapackage.json"])
 def test_a_manifest_that_is_gone_from_a_folder_with_its_root_is_named(day: MemoryDay, gone: str) -> None:
     day.revise(ROWS)
-    day.public.delete(f"{_folder(day)}/{gone}")
+    folder = _folder(day)
+    day.revise(ROWS[:1])
+    day.public.delete(f"{folder}/{gone}")
     with pytest.raises(ContractViolation, match=f"{gone} is missing"):
         day.revise(ROWS)
+
+
+def test_a_run_that_is_refused_leaves_the_index_as_the_head_says(day: MemoryDay) -> None:
+    """The run before may have been killed between head and index."""
+    day.revise(ROWS)
+    folder = _folder(day)
+    day.revise(ROWS[:1])
+    stale = json.loads(day.get(f"v1/months/{DAY[:7]}/index.json"))
+    stale["days"][0]["revision"] = 1
+    day.public.put(f"v1/months/{DAY[:7]}/index.json", json.dumps(stale).encode())
+    day.public.delete(f"{folder}/outcome.json")
+    with pytest.raises(ContractViolation, match="outcome.json is missing"):
+        day.revise(ROWS)
+    assert json.loads(day.get(f"v1/months/{DAY[:7]}/index.json"))["days"][0]["revision"] == 2
 
 
 def test_after_a_count_that_did_not_add_up_every_file_is_read_before_it_is_published_again(day: MemoryDay) -> None:

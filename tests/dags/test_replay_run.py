@@ -74,7 +74,8 @@ def test_a_run_looks_first_and_publishes_when_it_is_told_to(
     assert heard.notes[-1] == "nada em quarentena no período"
 
     # A day that cannot be looked at must not let the run end green.
-    services.work.put(f"v1/quarantine/day={DAY}/published.json", b"{}")
+    pointer = f"v1/quarantine/day={DAY}/published-{_head(services)['current']['contentId']}.json"
+    services.work.put(pointer, b"{}")
     broken = run_dag(dag_bag.dags[DAG_ID], **RANGE, dry_run=False)
     assert str(broken.state) == "failed"
 

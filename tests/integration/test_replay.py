@@ -18,6 +18,7 @@ import pytest
 from imunizacao import pipeline
 from imunizacao.cli import main
 from imunizacao.controle import connect, migrate, open_quarantine
+from imunizacao.manifests import Head, decode
 from imunizacao.models import RunContext
 from imunizacao.quarantine import QuarantineRow, raw_document, read_pointer, read_published, read_rows
 from imunizacao.reference import import_cnes
@@ -174,7 +175,8 @@ def test_a_newer_cnes_releases_exactly_the_doses_of_the_establishments_it_knows(
     assert bench.published_ids(DAY) == before | bench.chosen[DAY]
     assert not before & bench.chosen[DAY]
     assert {row.identity for row in bench.rows(DAY)} == {row.identity for row in quarantined} - bench.chosen[DAY]
-    assert read_published(bench.services.work, str(DAY)) == read_pointer(bench.services.work, str(DAY))
+    seen = decode(Head, json.dumps(head).encode(), "head.json")
+    assert read_published(bench.services.work, str(DAY), seen) == read_pointer(bench.services.work, str(DAY))
 
     released = len(bench.chosen[DAY])
     assert [row for row in bench.counts(DAY) if row[1] == "replayed"] == [

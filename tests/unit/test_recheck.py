@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 
 from imunizacao import pipeline
-from imunizacao.errors import DayHeld, StorageUnavailable
+from imunizacao.errors import ContractViolation, DayHeld, StorageUnavailable
 from imunizacao.extract import Recount
 from imunizacao.models import ExtractReceipt, ObjectRef
 from imunizacao.pipeline import Services
@@ -116,3 +116,41 @@ def test_the_landing_that_is_made_is_the_newest(day: MemoryDay, services: Servic
         with pytest.raises(StorageUnavailable):
             recheck_day(day.context("next-night"), services, dry_run=False)
     assert [landing.manifest for landing in asked] == [LANDED]
+
+
+@pytest.mark.parametrize("made", ["published", "unchanged"])
+def test_a_landing_whose_revision_was_taken_back_is_left_alone_until_a_newer_one(
+    day: MemoryDay, services: Services, made: str
+) -> None:
+    context, inputs = day.inputs([dose("b", "355030")])
+    published = day.publish(context, inputs)
+    if made == "unchanged":
+        day.reconcile(context, published)
+        context, inputs = day.inputs([dose("b", "355030")])
+        published = day.publish(context, inputs)
+    day.own_public.put(f"{published.root_path.rpartition('/')[0]}/removed.csv", b"other")
+    with pytest.raises(ContractViolation, match="does not agree with its account"):
+        day.reconcile(context, published)
+    assert (published.outcome, day.head()["history"][-1]["reason"]) == (made, "restore")
+    with mock.patch.object(pipeline, "newest_landing_or_none", return_value=inputs.extract):
+        assert _next_night(day, services) == "held"
+    _, newer = day.inputs([dose("b", "355030")])
+    with mock.patch.object(pipeline, "newest_landing_or_none", return_value=newer.extract):
+        assert _next_night(day, services) == "unpublished"
+
+
+def test_a_day_that_reconcile_left_without_a_revision_is_not_published_again_every_night(
+    day: MemoryDay, services: Services
+) -> None:
+    other = MemoryDay(DAY, day.engine.scratch_dir)
+    context, inputs = other.inputs([dose("a", "355030")])
+    published = other.publish(context, inputs)
+    other.own_public.put(f"{published.root_path.rpartition('/')[0]}/removed.csv", b"other")
+    with pytest.raises(ContractViolation, match="does not agree with its account"):
+        other.reconcile(context, published)
+    made = services_of(other.work, other.public, other.engine.scratch_dir)
+    assert other.head()["current"] is None
+    with mock.patch.object(pipeline, "newest_landing_or_none", return_value=inputs.extract):
+        assert recheck_day(other.context("looks"), made).state == "held"
+    with mock.patch.object(pipeline, "newest_landing_or_none", return_value=other.inputs([])[1].extract):
+        assert recheck_day(other.context("looks"), made).state == "moved"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -14,8 +15,10 @@ import pyarrow.parquet
 import pytest
 
 from imunizacao import pipeline
+from imunizacao.claims import CLOCKS_APART, store_clock
 from imunizacao.errors import ConfigurationError, ContractViolation
-from imunizacao.models import ReferenceVersions, RunContext
+from imunizacao.manifests import Head, decode, head_key
+from imunizacao.models import FlattenReceipt, ReferenceVersions, RunContext, ValidateReceipt
 from imunizacao.pipeline import Services
 from imunizacao.quarantine import (
     QuarantinePointer,
@@ -23,6 +26,7 @@ from imunizacao.quarantine import (
     QuarantineRow,
     dataset,
     pointer_key,
+    publish_quarantine,
     published_key,
     read_pointer,
     read_published,
@@ -38,7 +42,7 @@ from tests.support.control import services_of
 from tests.support.memory_bucket import Clock, MemoryBucket
 from tests.support.quarantine import quarantine_rows
 from tests.support.rules import suites_with
-from tests.support.small_day import make_inputs
+from tests.support.small_day import SmallDay, dose, make_inputs
 from tests.unit.fhir_documents import DAY, Person, build_entry, line_of, resources, write_references
 
 VERSIONS: Final = ReferenceVersions(cnes_competencia="202602", cnes_sha256="a", ibge_sha256="b", pni_sha256="c")
@@ -169,12 +173,39 @@ def test_a_replay_begins_with_what_readers_lack_whatever_was_judged_since(
     )
     work.put(pointer_key(day), msgspec.json.encode(held))
     assert bench.replay(dry_run=True).state == "nothing", "of a day that was never published the newest is all there is"
-    work.put(published_key(day), msgspec.json.encode(bench.pointer))
+    _, content = _publish(bench, "a")
+    work.put(published_key(day, content), msgspec.json.encode(bench.pointer))
     assert (look := bench.replay(dry_run=True)).state == "would-release"
     assert look.released == 1
     listed = read_pointer(work, day)
     assert listed is not None
     assert listed.run_id == "held", "the quarantine of a held day can be listed all the same"
+
+
+def _publish(bench: Bench, document: str) -> tuple[SmallDay, str]:
+    """The day with one dose, for readers, and its content id."""
+    small = SmallDay(str(DAY), bench.services.work, bench.services.public, bench.services.settings.engine.scratch_dir)
+    context, inputs = small.inputs([dose(document, "355030")])
+    published = small.publish(context, inputs)
+    small.reconcile(context, published)
+    return small, published.content_id
+
+
+def _receipt(bench: Bench, flatten: FlattenReceipt, validate: ValidateReceipt) -> QuarantineReceipt:
+    """Of the quarantine that the run has written."""
+    assert flatten.landing is not None
+    return QuarantineReceipt(
+        stage="quarantine",
+        day=str(DAY),
+        run_id=bench.context.run_id,
+        code_version="test",
+        fingerprint=dataset._mark(flatten.landing, flatten=flatten, validate=validate),
+        seconds=0.0,
+        dataset=bench.pointer.dataset,
+        documents=1,
+        rejected=0,
+        parts_read=1,
+    )
 
 
 @pytest.mark.parametrize("outcome", ["published", "unchanged", "superseded"])
@@ -184,21 +215,12 @@ def test_the_quarantine_of_what_readers_see_moves_after_the_head(
     services, inputs = bench.services, make_inputs(bench.context, [], bench.services.work)
     landing = file_ref(services.work, "landing", Path(__file__))
     inputs = replace(inputs, flatten=replace(inputs.flatten, landing=landing))
-    receipt = QuarantineReceipt(
-        stage="quarantine",
-        day=str(DAY),
-        run_id=bench.context.run_id,
-        code_version="test",
-        fingerprint=dataset._mark(landing, flatten=inputs.flatten, validate=inputs.validate),
-        seconds=0.0,
-        dataset=bench.pointer.dataset,
-        documents=1,
-        rejected=0,
-        parts_read=1,
-    )
+    receipt = _receipt(bench, inputs.flatten, inputs.validate)
+
+    key = published_key(str(DAY), inputs.split.content_id)
 
     def publish_day(*_: Any, **__: Any) -> Any:
-        assert services.work.get_or_none(published_key(str(DAY))) is None, "the head first"
+        assert services.work.get_or_none(key) is None, "the head first"
         return SimpleNamespace(
             outcome=outcome, doses=inputs.account, files=0, diff={}, bytes=0, revision=1, docs_key="docs"
         )
@@ -210,12 +232,48 @@ def test_the_quarantine_of_what_readers_see_moves_after_the_head(
             pipeline.publish(bench.context, services, inputs=inputs)
     put_receipt(services.work, bench.context.prefix("quarantine"), receipt)
     pipeline.publish(bench.context, services, inputs=inputs)
-    stored = services.work.get_or_none(published_key(str(DAY)))
+    stored = services.work.get_or_none(key)
     assert (stored is None) == (outcome == "superseded")
     if stored is not None:
-        named = read_published(services.work, str(DAY))
-        assert named is not None
+        named = msgspec.json.decode(stored.body, type=QuarantinePointer)
         assert (named.run_id, named.dataset) == ("replay", bench.pointer.dataset)
+
+
+@pytest.mark.parametrize(("ahead", "wins"), [(timedelta(0), True), (timedelta(seconds=1), False)])
+def test_a_pointer_of_the_future_is_replaced(bench: Bench, ahead: timedelta, wins: bool) -> None:
+    """One of a newer landing stays, unless that is of a worker whose clock was ahead."""
+    work, inputs = bench.services.work, make_inputs(bench.context, [], bench.services.work)
+    flatten = replace(inputs.flatten, landing=file_ref(work, "landing", Path(__file__)))
+    stamp = (store_clock(work) + CLOCKS_APART + ahead).isoformat()
+    key = published_key(str(DAY), "0" * 64)
+    work.put(key, msgspec.json.encode(replace(bench.pointer, extracted_at=stamp)))
+    put_receipt(work, bench.context.prefix("quarantine"), _receipt(bench, flatten, inputs.validate))
+    publish_quarantine(bench.context, flatten=flatten, validate=inputs.validate, content_id="0" * 64, work=work)
+    assert (msgspec.json.decode(work.get(key).body, type=QuarantinePointer).run_id == "first") == wins
+
+
+def test_a_replay_follows_the_head_back_to_an_earlier_content(bench: Bench) -> None:
+    """Reconcile takes back the revision whose quarantine was the last to be published."""
+    work, public, day = bench.services.work, bench.services.public, str(DAY)
+    small, earlier = _publish(bench, "a")
+    work.put(published_key(day, earlier), msgspec.json.encode(replace(bench.pointer, run_id="earlier")))
+    context, inputs = small.inputs([dose("b", "355030")])
+    published = small.publish(context, inputs)
+    work.put(published_key(day, published.content_id), msgspec.json.encode(replace(bench.pointer, run_id="bad")))
+    work.put(pointer_key(day), msgspec.json.encode(replace(bench.pointer, run_id="bad")))
+
+    def seen() -> str:
+        pointer = read_published(work, day, decode(Head, public.get(head_key(day)).body, "head.json"))
+        assert pointer is not None
+        return pointer.run_id
+
+    assert seen() == "bad"
+    public.put(f"{published.root_path.rpartition('/')[0]}/removed.csv", b"other")
+    with pytest.raises(ContractViolation, match="does not agree with its account"):
+        small.reconcile(context, published)
+    assert seen() == "earlier"
+    work.delete(published_key(day, earlier))
+    assert seen() == "bad", "the newest is all there is"
 
 
 def test_a_day_whose_landing_is_gone_is_told_by_the_look_and_never_begun(

@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import Final
 
 from imunizacao import docs_index
-from imunizacao.claims import CLAIMS
+from imunizacao.claims import CLAIMS, CLOCKS_APART
 from imunizacao.errors import ContractViolation
 from imunizacao.housekeeping.place import Place
 from imunizacao.housekeeping.report import Kind, Removal, size_of
@@ -28,7 +28,7 @@ _FORMS: Final = {
         r"(extract|flatten|validate|quarantine|acknowledge|split|publish|nominal|reconcile|outcomes)/[A-Za-z0-9._=/-]+"
     ),
     "quarantine": re.compile(
-        rf"v1/quarantine/day={_DATE}/(current\.json|published\.json|replay\.json|q-[0-9a-f]{{24}}\.parquet)"
+        rf"v1/quarantine/day={_DATE}/(current\.json|published(-[0-9a-f]{{64}})?\.json|replay\.json|q-[0-9a-f]{{24}}\.parquet)"
     ),
     "acks": re.compile(rf"v1/acks/day={_DATE}/(index\.json|(cnes-[0-9]{{7}}|sem-cnes)-[0-9a-f]{{12}}\.csv)"),
     "docs": re.compile(rf"v1/docs/day={_DATE}/[A-Za-z0-9._=/-]+"),
@@ -112,10 +112,10 @@ def _runs(place: Place, day: str, infos: Sequence[ObjectInfo]) -> Iterator[Remov
     if not all(place.is_orphaned([info]) for info in objects):
         return
     runs = _sorted(place, objects)
-    landed = [(run.receipt, name) for name, run in runs.items() if run.receipt is not None]
-    newest = max(landed, key=lambda item: (datetime.fromisoformat(item[0].extracted_at), item[1]), default=(None, ""))[
-        1
-    ]
+    stamps = [(datetime.fromisoformat(run.receipt.extracted_at), name) for name, run in runs.items() if run.receipt]
+    # One of the future is made into a day by nobody.
+    landed = (stamp for stamp in stamps if stamp[0] <= place.now + CLOCKS_APART)
+    _, newest = max(landed, default=(place.now, ""))
     expired = {name for name, run in runs.items() if place.is_old(run.objects, place.settings.runs_days)}
     kept_landing = newest if newest and not _landing_is_due(place, runs[newest]) else ""
     keep: set[str] = set()
@@ -187,8 +187,11 @@ def _quarantine(place: Place, day: str, infos: Sequence[ObjectInfo]) -> Iterator
     begun = any(info.key == prefix + "replay.json" for info in infos)
     if begun and newest_landing_or_none(ReferenceDay.parse(day), place.work) is not None:
         raise ContractViolation("a replay of it was cut off: replay the day first (docs/runbook/quarantine.md)")
-    pointers = {pointer_key(day), published_key(day)}
-    found = [pointer for pointer in (read_pointer(place.work, day), read_published(place.work, day)) if pointer]
+    head = place.head(day, again=True)
+    pointers = {pointer_key(day)}
+    if head is not None and head.current is not None:
+        pointers.add(published_key(day, head.current.content_id))
+    found = [pointer for pointer in (read_pointer(place.work, day), read_published(place.work, day, head)) if pointer]
     if found and place.is_old(infos, place.settings.quarantine_days):
         yield _removal("quarantine", f"work:{prefix}", infos, first=pointers)
         return

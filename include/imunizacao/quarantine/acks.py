@@ -22,6 +22,7 @@ import msgspec
 import pyarrow
 import pyarrow.parquet
 
+from imunizacao.claims import keeps_out, latest_stamp
 from imunizacao.errors import ContractViolation
 from imunizacao.events import Progress, log_event, no_progress
 from imunizacao.models import FlattenReceipt, Receipt, RunContext, ValidateReceipt, fingerprint
@@ -149,8 +150,10 @@ def acknowledge_day(
         files=files,
     )
 
+    latest = latest_stamp(work)
+
     def decide(body: bytes | None) -> tuple[bytes | None, bool]:
-        if body is not None and _decode(body, key).extracted_at > index.extracted_at:
+        if body is not None and keeps_out(_decode(body, key).extracted_at, index.extracted_at, latest):
             return None, False
         return msgspec.json.encode(index), True
 

@@ -1,7 +1,7 @@
 """The private dataset of a day: one row per dose in quarantine, with where it came from, why, under which rules, and the document.
 
-Parquet named by its content, and beside it two pointers: `current.json` names the newest one, of held days and of makings that nobody
-published too, `published.json` the one of what readers see. Only parts of the landing that have a
+Parquet named by its content, and beside it pointers: `current.json` names the newest one, of held days and of makings that nobody
+published too, `published-<contentId>.json` the one of a published content: whichever the head names, now or again. Only parts of the landing that have a
 quarantined line are read, line by line; what has been written is no longer in memory.
 """
 
@@ -22,8 +22,10 @@ import msgspec
 import pyarrow
 import pyarrow.parquet
 
+from imunizacao.claims import keeps_out, latest_stamp
 from imunizacao.errors import ContractViolation
 from imunizacao.events import Progress, log_event, no_progress
+from imunizacao.manifests import Head
 from imunizacao.models import (
     FlattenReceipt,
     LandingManifest,
@@ -168,9 +170,9 @@ def pointer_key(day: str) -> str:
     return f"v1/quarantine/day={day}/current.json"
 
 
-def published_key(day: str) -> str:
-    """Key of the pointer to the quarantine of what readers see of a day."""
-    return f"v1/quarantine/day={day}/published.json"
+def published_key(day: str, content_id: str) -> str:
+    """Key of the pointer to the quarantine of a published content of a day."""
+    return f"v1/quarantine/day={day}/published-{content_id}.json"
 
 
 def quarantine_day(
@@ -249,9 +251,9 @@ def quarantine_day(
 
 
 def publish_quarantine(
-    context: RunContext, *, flatten: FlattenReceipt, validate: ValidateReceipt, work: ObjectStore
+    context: RunContext, *, flatten: FlattenReceipt, validate: ValidateReceipt, content_id: str, work: ObjectStore
 ) -> None:
-    """Name the quarantine of a making in the pointer to what readers see, after the head has moved to that making.
+    """Name the quarantine of a making in the pointer of its content, after the head has moved to that content.
 
     Raises `ContractViolation` when the run has left no quarantine of it.
     """
@@ -264,13 +266,17 @@ def publish_quarantine(
             f"{context.day} is published, and its run has left no quarantine of it: a replay would not see what readers lack. Clear "
             f"`validate` and run it again; see {_RUNBOOK}."
         )
-    _move_pointer(work, context, done, flatten=flatten, validate=validate, key=published_key(str(context.day)))
+    key = published_key(str(context.day), content_id)
+    _move_pointer(work, context, done, flatten=flatten, validate=validate, key=key)
 
 
-def read_published(work: ObjectStore, day: str) -> QuarantinePointer | None:
-    """The quarantine of what readers see of a day; of a day that was never published the newest one."""
-    stored = work.get_or_none(published_key(day))
-    return read_pointer(work, day) if stored is None else _decode(stored.body, published_key(day))
+def read_published(work: ObjectStore, day: str, head: Head | None) -> QuarantinePointer | None:
+    """The quarantine of the content that the head of a day names, also when it was led back to it; the newest one where there is none."""
+    if head is None or head.current is None:
+        return read_pointer(work, day)
+    key = published_key(day, head.current.content_id)
+    stored = work.get_or_none(key)
+    return read_pointer(work, day) if stored is None else _decode(stored.body, key)
 
 
 def read_pointer(work: ObjectStore, day: str) -> QuarantinePointer | None:
@@ -354,8 +360,10 @@ def _move_pointer(
         references=flatten.references,
     )
 
+    latest = latest_stamp(work)
+
     def decide(body: bytes | None) -> tuple[bytes | None, bool]:
-        if body is not None and _decode(body, key).extracted_at > pointer.extracted_at:
+        if body is not None and keeps_out(_decode(body, key).extracted_at, pointer.extracted_at, latest):
             return None, False
         return msgspec.json.encode(pointer), True
 

@@ -7,9 +7,10 @@ deleted. Such a day becomes a new revision, with a diff.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import pairwise
 from typing import Final, Self
 
 import msgspec
@@ -34,7 +35,8 @@ class RecheckedDay:
     day: str
     state: str
     """`pending`: not published yet. `withdrawn`: taken back by a person, left alone. `same`: all totals are those of its landing.
-    `moved`: they are not (dry run). `held`: they are, of a newer landing that a rule or a person holds. `unpublished`: they are, of a newer
+    `moved`: they are not (dry run). `held`: they are, of a newer landing that a rule or a person holds, or of
+    which reconcile took a revision back. `unpublished`: they are, of a newer
     landing whose run failed (dry run). `uncountable`: the mirror has no
     totals. `published`: a new revision. `unchanged`: extracted again, same content. `superseded`: a newer extract was published
     meanwhile."""
@@ -69,7 +71,7 @@ def recheck_day(
     decided_by: str = "",
 ) -> RecheckedDay:
     """Count a published day again and, where a total moved, run it again; unchanged parts of its landing are not fetched. A landing that was
-    not published, and that neither a rule nor a person holds, is made into a day without asking the mirror again.
+    not published, and that neither a rule nor a person nor a verdict of reconcile holds, is made into a day without asking the mirror again.
 
     `thorough` runs it again whatever the totals say, and fetches everything: the only way to see a document that left while another
     came within the same part. Other content is a new revision, the same is none. A dry run only counts. A day that nobody has published
@@ -121,10 +123,14 @@ def _count(context: RunContext, services: Services, head: Head) -> RecheckedDay:
     landed = found.landed if landing is not None else (source.announced or 0 if source is not None else 0)
     if found.announced is None:
         state = "uncountable"
-    elif found.announced != landed or found.moved or head.current is None:
+    elif found.announced != landed or found.moved:
         state = "moved"
-    elif landing is not None and _instant(landing.extracted_at) > _instant(head.current.data_through):
-        state = "held" if _is_held(context.day, services, landing) else "unpublished"
+    elif landing is not None and _is_ahead(landing, head) and _is_held(context.day, services, landing, head):
+        state = "held"
+    elif head.current is None:
+        state = "moved"
+    elif landing is not None and _is_ahead(landing, head):
+        state = "unpublished"
     else:
         state = "same"
     return RecheckedDay(
@@ -137,9 +143,17 @@ def _count(context: RunContext, services: Services, head: Head) -> RecheckedDay:
     )
 
 
-def _is_held(day: ReferenceDay, services: Services, landing: ExtractReceipt) -> bool:
-    """Whether the last run that judged a landing was held by a rule or a person, or still waits for that person."""
-    runs = [RunContext.create(day=day, run_id=run, code_version="") for run in _made_from(day, services, landing)]
+def _is_ahead(landing: ExtractReceipt, head: Head) -> bool:
+    return head.current is None or _instant(landing.extracted_at) > _instant(head.current.data_through)
+
+
+def _is_held(day: ReferenceDay, services: Services, landing: ExtractReceipt, head: Head) -> bool:
+    """Whether reconcile took back what was published of a landing, or the last run that judged it was held by a rule or a person, or still
+    waits for that person."""
+    names = _made_from(day, services, landing)
+    if _was_taken_back(head, landing, names):
+        return True
+    runs = [RunContext.create(day=day, run_id=run, code_version="") for run in names]
     judged = [found for run in runs if (found := [o for o in services.outcomes.of_run(run) if o.stage in _VERDICT])]
     if not judged:
         return False
@@ -147,6 +161,16 @@ def _is_held(day: ReferenceDay, services: Services, landing: ExtractReceipt) -> 
     states = {stage: outcome.state for stage, outcome in last.items()}
     asks = "validate" in last and last["validate"].counts.get("asks", 0) > 0
     return states.get("validate") == "held" or (asks and states.get("decide") != "done")
+
+
+def _was_taken_back(head: Head, landing: ExtractReceipt, runs: Collection[str]) -> bool:
+    """Whether a revision of this landing did not add up. A run that only confirmed a revision is known by the entry that led back."""
+    return any(
+        bad.reconciliation is not None
+        and bad.reconciliation.verdict == "gap"
+        and (_instant(bad.data_through) == _instant(landing.extracted_at) or back.run_id in runs)
+        for bad, back in pairwise(head.history)
+    )
 
 
 def _made_from(day: ReferenceDay, services: Services, landing: ExtractReceipt) -> set[str]:

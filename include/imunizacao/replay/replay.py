@@ -18,7 +18,7 @@ from imunizacao import pipeline
 from imunizacao.controle import record_replay
 from imunizacao.errors import ConfigurationError, ContractViolation
 from imunizacao.events import log_event
-from imunizacao.manifests import Head, decode
+from imunizacao.manifests import Head, decode, head_key
 from imunizacao.models import RunContext
 from imunizacao.pipeline import Services
 from imunizacao.quarantine import (
@@ -119,10 +119,11 @@ def replay_day(
     before anything is begun. `decide_publish` as in `pipeline.run_day`.
     """
     day = str(context.day)
-    pointer = read_published(services.work, day)
+    head = _head_or_none(services, day)
+    pointer = read_published(services.work, day, head)
     if pointer is None:
         return ReplayedDay(day=day, state="no-quarantine")
-    if _is_withdrawn(services, day):
+    if head is not None and head.withdrawn_by_person:
         return ReplayedDay(day=day, state="withdrawn", considered=pointer.doses, still=pointer.doses)
     plan = _read_plan(services.work, day)
     resumed = plan is not None
@@ -182,7 +183,7 @@ def _finish(
 ) -> ReplayedDay:
     day = str(context.day)
     published = result.published
-    now = read_published(services.work, day)
+    now = read_published(services.work, day, _head_or_none(services, day))
     if now is None:
         raise ContractViolation(f"{pointer_key(day)} vanished while {day} was made again. Run the replay again.")
     released = _released(plan.previous, now, services)
@@ -245,13 +246,9 @@ def _has_landing(services: Services, day: ReferenceDay) -> bool:
     return pipeline.newest_landing_or_none(day, services.work) is not None
 
 
-def _is_withdrawn(services: Services, day: str) -> bool:
-    """Whether a person took the day back: no replay publishes it again."""
-    key = f"v1/days/{day}/head.json"
-    stored = services.public.get_or_none(key)
-    if stored is None:
-        return False
-    return decode(Head, stored.body, key).withdrawn_by_person
+def _head_or_none(services: Services, day: str) -> Head | None:
+    stored = services.public.get_or_none(head_key(day))
+    return None if stored is None else decode(Head, stored.body, head_key(day))
 
 
 def _plan_key(day: str) -> str:
