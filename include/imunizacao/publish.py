@@ -149,8 +149,9 @@ def publish_day(
                 progress=progress,
             )
         except ContractViolation:
-            # The run before may have been killed between head and index, and nobody else comes to it.
-            if head is not None:
+            # The run before may have been killed between head and index, and nobody else comes to it. A head that names what was
+            # refused is not followed: it may have been planted.
+            if head is not None and not _shows(head, inputs.split.content_id):
                 follow_head(public, str(context.day))
             raise
         root = content.root
@@ -429,7 +430,7 @@ def _write_content(
             _require_own_signature(context, root, inputs=inputs, head=head, public=public, signer=signer)
             known = True
         content = Content(root=root, vouched_sha256=root.sha256 if known else "")
-        if head is not None and head.current is not None and head.current.path == root.path:
+        if head is not None and _shows(head, inputs.split.content_id):
             wanted = [file for file in wanted if prefix + file.path not in there]
         else:
             _require_manifests(day, prefix, public=public)
@@ -454,6 +455,11 @@ def _write_content(
     made = _describe_content(derived.put, inputs=inputs, cuts=cuts, contract=contract, removed=removed)
     root = put_once(public, prefix + "day.json", made, content_type=_JSON, differing_is_a_race=True)
     return Content(root=root, vouched_sha256="" if derived.taken_over else root.sha256)
+
+
+def _shows(head: Head, content_id: str) -> bool:
+    """Whether readers see a content now."""
+    return head.current is not None and head.current.path == content_prefix(head.day, content_id) + "day.json"
 
 
 def _require_manifests(day: Day, prefix: str, *, public: ObjectStore) -> None:
