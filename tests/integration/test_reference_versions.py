@@ -216,8 +216,11 @@ def test_tables_that_were_imported_with_a_date_are_in_force_from_it_on(own: Any,
     assert made("of-the-day", "2026-01-31") == ("", ""), "the project's own"
     assert made("of-the-day", "2026-02-28") == ("", "dose 1")
     assert made("of-the-day", "2026-03-01") == ("DTB 2026", "dose 2")
-    assert made("newest", "2026-01-31") == ("DTB 2026", "dose 1"), "imported last"
+    assert made("newest", "2026-01-31") == ("DTB 2026", "dose 2"), (
+        "an older one that is imported last takes nobody's place"
+    )
     import_pni(dose("undated", "sempre"), own)
+    assert made("newest", "2026-01-31")[1] == "dose undated", "without a date, that of the import counts"
     assert made("of-the-day", "2026-01-31") == ("", "dose undated")
     assert made("of-the-day", "2026-03-01") == ("DTB 2026", "dose 2"), "a dated one comes before an undated one"
     assert import_pni(dose("2", "março"), own, valid_from=later)[0].stored is False
