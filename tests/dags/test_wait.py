@@ -14,8 +14,9 @@ from starlette.responses import Response
 
 from imunizacao.errors import ConfigurationError, MirrorProtocolError, MirrorUnavailable, PipelineError
 from imunizacao.fhir import transport
+from imunizacao.fhir.export import ExportRefused
 from imunizacao.pipeline import Services
-from imunizacao.settings import Settings, StorageSettings, pseudonym_settings
+from imunizacao.settings import MirrorSettings, Settings, StorageSettings, pseudonym_settings
 from tests.integration.extract_support import DAY, NOW, FakeMirror, context, outcome, running_mirror
 from tests.support.memory_store import MemoryStore
 
@@ -114,3 +115,32 @@ def test_what_no_redeployment_explains_fails_at_once(look: Look, status: int, ki
     with pytest.raises(kind, match=str(status)):
         look()
     assert look.notes == []
+
+
+def test_a_mirror_that_can_only_export_is_waited_for_too_and_no_job_holds_a_worker_for_hours(
+    airflow_env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from imunizacao import pipeline
+    from imunizacao_airflow import operators, tasks
+
+    def refused(_: object, services: Services) -> None:
+        asked.append(services.settings.mirror.export_deadline)
+        raise ExportRefused("404 of the ingress")
+
+    asked: list[float] = []
+    mirror = MirrorSettings(base_url="http://127.0.0.1:9/fhir", way="export")
+    storage = StorageSettings(endpoint_url="http://127.0.0.1:9", access_key="a", secret_key="b")
+    settings = Settings(mirror=mirror, storage=storage, pseudonym=pseudonym_settings(key="x" * 40, key_id="test"))
+    services = Services(
+        settings=settings,
+        work=MemoryStore(),
+        public=MemoryStore(),
+        outcomes=None,  # type: ignore[arg-type]
+        connect=None,
+        now=lambda: NOW,
+        progress=lambda what, done, total: None,
+    )
+    monkeypatch.setattr(pipeline, "mirror_freshness", refused)
+    seen, failure = operators._look(tasks.Stage(context=context(), services=services, attempt=1))
+    assert (seen, str(failure)) == (None, "404 of the ingress")
+    assert asked == [operators.EXPORT_DEADLINE] != [mirror.export_deadline]
