@@ -156,7 +156,7 @@ def test_a_mirror_whose_search_finds_no_documents_is_asked_by_export_too(mirror:
     assert mirror.freshness().reached is True
 
 
-@pytest.mark.parametrize("status", [400, 404, 405, 501])
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 410, 422, 501])
 def test_a_plain_refusal_means_that_there_is_no_search(mirror: ExportOnly, status: int) -> None:
     mirror.fake.on("GET /fhir/Bundle", problem(status, "not-supported"))
     mirror.instants = [DAY.end]
